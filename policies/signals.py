@@ -170,6 +170,10 @@ class Needs:
         """
         return ()
 
+    def memorises(self) -> bool:
+        """Whether it keeps what single requests have shown while it is measured, to know those that are alike."""
+        return False
+
     def wants_history(self) -> bool:
         """Whether :meth:`policies.api.Policy.fit` wants the train requests, with its parameters as they are."""
         return self.learns

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 
 from sim.experiment.config import RunConfig, load_config, load_configs
+from sim.experiment.served import of_a_device
 from sim.experiment.words import ROOTS
 from sim.prices import AS_TRACED
 from traces.kit import conf
@@ -112,7 +113,7 @@ def on_one_device(config: RunConfig) -> RunConfig:
         if value != allowed:
             more = "several" if allowed == 1 else "experts on a disk"
             raise UserError(f"{key}={value}: allowed: {allowed} on a device; {more} are simulated only")
-    return throughout(config)
+    return throughout(of_a_device(config))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
+from sim.check.serving import served
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.variants import Variant
 from sim.check.witness import SeveralWitness, VersionedWitness
@@ -155,12 +156,23 @@ def assert_spreads(variant: Variant, seed: int) -> None:
     run(variant.build(replace(setup, budget=least)), everything(seed, variant.world)[0]).accounts.check()
 
 
-def assert_keeps_the_rules(variant: Variant, seed: int, setup: Setup | None = None) -> None:
+def assert_serves(variant: Variant, seed: int) -> None:
+    """It keeps the rules where passes mix prompts and output of several requests, too."""
+    assert_keeps_the_rules(variant, seed, routing=served(seed, variant.world))
+
+
+def assert_keeps_the_rules(
+    variant: Variant, seed: int, setup: Setup | None = None, routing: Routing | None = None
+) -> None:
     """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose.
 
     Of one with versions, the budget of each pool, and the accounts by version.
     """
-    routing, usual = everything(seed, variant.world)
+    plain, usual = everything(seed, variant.world)
+    if routing is None:
+        routing = plain
+    else:
+        usual = replace(usual, n_layers=routing.ids.shape[1], expert_bytes=(EXPERT,) * routing.ids.shape[1])
     depth = 1 + seed % 2
     setup = replace(setup or variant.roomy(usual), lanes=1 + seed // 2 % 3)
     done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer

@@ -1,7 +1,7 @@
 """The core of experts that are there in several versions, each an item of its own (policies.api.Setup)."""
 
 from policies.api import LayerEvent
-from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, FETCHED, RECALL
+from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, FETCHED, RECALL, SHARED
 from sim.core.core import Core
 from sim.core.loads import NONE
 
@@ -24,14 +24,20 @@ class VersionedCore(Core):
 
     def _classify(self, event: LayerEvent, foretold: set[int] | None) -> None:
         """As with one version, of which each layer's experts have one size; then what that has left to say."""
+        setup, state, layer, classes = self.setup, self.state, event.layer, self._classes
+        if classes is not None:  # whoever chose an expert chose its version
+            classes |= {x: classes[expert] for x in event.demand if (expert := setup.expert_of(x)) in classes}
         super()._classify(event, foretold)
-        setup, state, phase = self.setup, self.state, 0 if event.prefill else 1
-        row, taken = self.accounts.hits[phase][event.layer], state.size[event.layer * state.n_experts]
+        hits, taken = self.accounts.hits, state.size[layer * state.n_experts]
+        phase = 0 if event.prefill else 1
         for x, n in zip(event.demand, event.tokens, strict=True):
-            complete, more = self._done[x] == self._chunks, state.size[x] - taken
-            # What has no tokens has been taken out again, at its own size.
-            row[BYTES_DEMANDED] += more
-            row[BYTES_READY] += more * complete
+            complete, row = self._done[x] == self._chunks, hits[phase][layer]
+            if classes is None:
+                # What has no tokens has been taken out again, at its own size.
+                row[BYTES_DEMANDED] += state.size[x] - taken
+                row[BYTES_READY] += (state.size[x] - taken) * complete
+            else:
+                row = hits[classes.get(x, SHARED)][layer]
             if n:
                 own = self.accounts.by_version[setup.version_of(x)]
                 own.lookups += 1
@@ -39,6 +45,7 @@ class VersionedCore(Core):
                 own.tokens += n
                 row[RECALL] += foretold is not None and x >= setup.n_all and setup.expert_of(x) in foretold
         for x in foretold or ():
+            row = hits[phase if classes is None else classes.get(x, SHARED)][layer]
             row[FETCHED] += self._done[x] != self._chunks and self._in_another(x)
 
     def _in_another(self, expert: int) -> bool:

@@ -19,6 +19,7 @@ from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
 from sim.experiment.host_memory import check_policy, reads_of, tier_of, used
 from sim.experiment.lacks import There, check
+from sim.experiment.served import arriving, room_of
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
@@ -27,7 +28,8 @@ from sim.prices.host import host_of
 from sim.prices.placement import Spread, spread_of
 from sim.prices.versions import in_versions
 from sim.results.timeline import Timeline
-from sim.workload.passes import ClosedLoop, Pass, Selection, select
+from sim.workload.online.arrivals import Traffic
+from sim.workload.passes import ClosedLoop, Pass, PrefillOrder, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
 from traces import Trace, find_trace, open_trace
 from traces.format.predicted import About, Predicted
@@ -51,7 +53,7 @@ class Inputs:
     def __init__(self, *, keep: bool = False) -> None:
         self.keep = keep
         self._traces: dict[Path, Trace] = {}
-        self._passes: dict[tuple[str, int, tuple[int, ...]], list[Pass]] = {}
+        self._passes: dict[tuple[object, ...], list[Pass]] = {}
 
     def trace(self, folder: Path) -> Trace:
         """The trace in a folder, checked; UserError if it is none."""
@@ -61,17 +63,24 @@ class Inputs:
             self._traces[folder] = open_trace(folder)
         return self._traces[folder]
 
-    def passes(self, trace: Trace, batch: int, requests: Sequence[int]) -> Iterator[Pass]:
+    def passes(
+        self,
+        trace: Trace,
+        batch: int,
+        requests: Sequence[int],
+        chunk: int | None = None,
+        order: PrefillOrder = "chunk_major",
+    ) -> Iterator[Pass]:
         """The forward passes of a closed loop over ``requests``, in order."""
-        loop = ClosedLoop(trace, batch)
+        loop = ClosedLoop(trace, batch, prefill_chunk=chunk, prefill_order=order)
         if not self.keep or trace.expert_ids.size > KEPT_CHOICES:
             return loop.passes(requests)
         if batch == 1:  # a request's passes do not depend on its neighbours, so another seed has the same
-            return (step for request in requests for step in self._kept(loop, trace, batch, (request,)))
-        return iter(self._kept(loop, trace, batch, tuple(requests)))
+            return (step for request in requests for step in self._kept(loop, (request,)))
+        return iter(self._kept(loop, tuple(requests)))
 
-    def _kept(self, loop: ClosedLoop, trace: Trace, batch: int, requests: tuple[int, ...]) -> list[Pass]:
-        key = (trace.sha256, batch, requests)
+    def _kept(self, loop: ClosedLoop, requests: tuple[int, ...]) -> list[Pass]:
+        key = (loop.trace.sha256, loop.batch, loop.chunk, loop.layer_major, requests)
         if key not in self._passes:
             self._passes[key] = list(loop.passes(requests))
         return self._passes[key]
@@ -94,6 +103,8 @@ class Cell:
     inputs: Inputs
     tier: HostTier | None = None
     """Where the host does not hold all experts."""
+    traffic: Traffic | None = None
+    """What arrives; None in a closed loop."""
 
     @property
     def total_expert_bytes(self) -> int:
@@ -132,11 +143,14 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
     served = [trace.requests[request] for request in (*chosen.warmup, *chosen.measured)]
     tokens = (request.prompt_tokens + request.output_tokens for request in served)
-    room = Room.of(model, hardware, tokens, config.workload["batch"])
+    if (arrives := arriving(config, trace, chosen)) is None:
+        room = Room.of(model, hardware, tokens, config.workload["batch"])
+    else:
+        room = room_of(config, model, hardware, arrives)
     predictors = {name: _predictor(found.about) for name, found in predicted.items()}
     setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predictors)
     tier = tier_of(config, hardware, setup)
-    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs, tier)
+    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs, tier, arrives)
 
 
 def _predictor(made: About) -> Predictor:
@@ -283,5 +297,7 @@ def policy_time(hardware: HardwareProfile, policy: str) -> PolicyTime:
 
 
 def passes_of(cell: Cell, requests: Sequence[int]) -> Iterator[Pass]:
-    """The forward passes of this cell's workload."""
-    return cell.inputs.passes(cell.trace, cell.config.workload["batch"], requests)
+    """The forward passes of this cell's closed loop; where requests arrive, of those before, one after the other."""
+    workload = cell.config.workload
+    order: PrefillOrder = workload.get("prefill_order", "chunk_major")
+    return cell.inputs.passes(cell.trace, workload.get("batch", 1), requests, workload.get("prefill_chunk"), order)

@@ -21,6 +21,7 @@ from sim.machine.listener import LEAD, NOBODY, SpanListener
 from sim.machine.predictor import Predictor
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import dense_of, piece_prices
 
 CHUNK, PREDICTION, EXPERT = range(3)
 """Facts of one instant, in their order."""
@@ -89,26 +90,28 @@ class Gpus:
 
     def run(self, step: Pass, began: int) -> int:
         """One forward pass: per layer the dense part, the gate, the experts. Returns when it has ended."""
-        core, costs = self.core, self.costs
+        core, costs, prompts = self.core, self.costs, step.prompt_tokens
         self.steps += 1
-        stalls = core.accounts.stall_ns[0 if step.prefill else 1]
+        stalls = core.accounts.stall_ns[step.kind]
+        if step.prompt_rows:
+            core.prompts(step.prompt_rows, began)
         core.step_begin(self.steps, step.prefill, step.requests, step.parts, began)
         now = self._block(began, stalls[0])
         first = self.shown[0]
-        lead = costs.lead_ns(step.rows, step.kv_tokens, step.pairs)
+        lead, dense, software, head = dense_of(step, costs)
         now = self._on_the_first(now, lead)
         first.layer(now - lead, now, LEAD)
-        software = costs.layer_overhead_ns
-        dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + software
+        dense += software
         own = own_times(self.policy_ns[0 if step.prefill else 1], step)
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
             now = self._on_the_first(now, dense)
             first.layer(now - dense, now - software, layer)
             self._advance(now)
             if demand:
+                if prompts:
+                    core.prompts(prompts[layer], now)
                 event = core.gate(layer, demand, tokens, now)
-                now = self._event(step.rows, event, self._block(now, stalls[layer]), own, stalls[layer])
-        head = costs.head_ns(len(step.requests))
+                now = self._event(step, event, self._block(now, stalls[layer]), own, stalls[layer])
         now = self._on_the_first(now, head)
         first.layer(now - head, now, core.setup.n_layers)
         self._advance(now)
@@ -117,9 +120,16 @@ class Gpus:
             shown.step(began, now, self.steps, step.prefill)
         return now
 
+    def idle(self, now: int, until: int) -> None:
+        """Nothing is to be computed, while copies go on."""
+        self._advance(until)
+        self.core.accounts.idle_ns += until - now
+        for its in self.core.accounts.by_gpu:
+            its.idle_ns += until - now
+
     # -- a layer event ------------------------------------------------------------------------------------------
 
-    def _event(self, rows: int, event: LayerEvent, now: int, own: Iterator[int] | None, stalls: list[int]) -> int:
+    def _event(self, step: Pass, event: LayerEvent, now: int, own: Iterator[int] | None, stalls: list[int]) -> int:
         """What is computed once a gate has run. Returns when the last GPU has ended, and its activations are back."""
         if own is not None:
             decided = next(own)
@@ -130,10 +140,15 @@ class Gpus:
         tokens = dict.fromkeys(sorted({self.core.home[x] for x in event.demand}), 0)
         for x, n in zip(event.demand, event.tokens, strict=True):
             tokens[self.core.home[x]] += n
-        table, launch = self.costs.expert_table(event.layer, rows), self.costs.launch_ns
-        self._ns = {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
+        if step.pieces:
+            self._ns = piece_prices(
+                step, event.layer, event.demand, event.tokens, self.costs, self.core.setup.n_experts
+            )
+        else:
+            table, launch = self.costs.expert_table(event.layer, step.rows), self.costs.launch_ns
+            self._ns = {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
         for gpu, n in tokens.items():  # of a token, one vector goes to a GPU, however many of its experts are there
-            peer_ns = self.peer_ns(min(n, rows)) if gpu and n else 0
+            peer_ns = self.peer_ns(min(n, step.rows)) if gpu and n else 0
             self.streams[gpu] = Stream(gpu, peer_ns, now + peer_ns)
             self.shown[gpu].peer(now, now + peer_ns)
         self._charged_until = now

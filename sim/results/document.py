@@ -29,8 +29,10 @@ from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
 from sim.results.host_memory import of_host_memory
 from sim.results.quality import quality
+from sim.results.serving.section import OwnBounds, serve
 from sim.results.timeline import Timeline
 from sim.results.versions import of_versions
+from sim.workload.online.feed import Serving
 from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000
@@ -52,6 +54,10 @@ class Outcome:
     decided: Mapping[str, Any]
     """What the policy decided before the first fact."""
     timeline: Timeline | None = None
+    serving: Serving | None = None
+    """Where requests arrived."""
+    own_bounds: OwnBounds | None = None
+    """Of the passes as they happened, there."""
 
     @property
     def generated(self) -> int:
@@ -162,6 +168,8 @@ def document(
         for name, bound in result["bounds"].items():
             if bound["gap"] is None and f"bounds.{name}" not in nulls:
                 nulls[f"bounds.{name}.gap"] = "the bound is 0"
+    if outcome.serving is not None:
+        nulls |= serve(result, outcome.serving, accounts, outcome.own_bounds)
     result["nulls"] = nulls
     return result
 

@@ -218,7 +218,7 @@ class Events(Loads):
 
     def __init__(self, policy: Policy, setup: Setup) -> None:
         super().__init__(policy, setup)
-        self.phase = self.layer = 0
+        self.phase = self.kind = self.layer = 0
         self.arrived: list[int] = []  # complete and not computed, in order of completion
         self.turns: list[int] | None = None  # not computed, in the policy's order
         self.ranks: dict[int, int] = {}  # places in the order of copying

@@ -141,7 +141,8 @@ class _Clock(BaseStreamer):
 def _continued(model: Any, device: torch.device, prompt: Sequence[int], new_tokens: int) -> Answer:
     """As many tokens as are wanted: nothing that the model's own configuration says ends a text, or alters a score."""
     clock, answer = _Clock(), Answer(time.perf_counter_ns())
-    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=new_tokens, pad_token_id=0)
+    make: Any = GenerationConfig
+    model.generation_config = make(do_sample=False, max_new_tokens=new_tokens, pad_token_id=0)
     ids = torch.tensor([list(prompt)], device=device)
     with torch.inference_mode():
         made = model.generate(ids, attention_mask=torch.ones_like(ids), streamer=clock)

@@ -28,6 +28,11 @@ OTHERS = {
     "disk_offload": "transformers, accelerate's disk_offload",
 }
 """By engine, what its row is called."""
+ASKED = (
+    *("model", "dtype", "weights", "layers", "device", "threads", "host_memory"),
+    *("prompts", "limit", "prompt_tokens", "new_tokens", "repeat"),
+)
+"""What a job has of its plan."""
 SLOW = ("cpu_offload", "disk_offload")
 Ask = Callable[[Job, float], dict[str, Any]]
 
@@ -61,9 +66,7 @@ class Plan:
 
     def jobs(self) -> Iterator[tuple[dict[str, Any], Job]]:
         """What a row says of its engine, and the job."""
-        keys = ("model", "dtype", "weights", "layers", "device", "threads", "host_memory")
-        keys += ("prompts", "limit", "prompt_tokens", "new_tokens", "repeat")
-        asked = {key: getattr(self, key) for key in keys}
+        asked = {key: getattr(self, key) for key in ASKED}
         for engine in self.others:
             fewer = {"new_tokens": self.offload_tokens, "repeat": 1} if self.offload_tokens and engine in SLOW else {}
             yield {"name": OTHERS[engine], "engine": engine} | fewer, Job(engine, None, scratch="", **asked | fewer)

@@ -35,7 +35,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(f"{json.dumps({'prompt': text})}\n" for text in PROMPTS))
     return Plan(
-        ours=(("lru", "100%"), ("lru", "25%"), ("split", "25%")),
+        ours=(("lru", "25%"), ("split", "50%")),
         policies={"lru": {"name": "lru"}, "split": {"name": "split", "prefill": "demand"}},
         hardware=shipped("hardware", "h100"),
         priced={"name": "as_traced", "dtype": None},
@@ -53,14 +53,22 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 @pytest.fixture(scope="module")
 def found(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All its rows, made in this process."""
+    """All its rows, made in this process, which brings the library's code in and collects garbage once."""
     scratch = str(tmp_path_factory.mktemp("scratch"))
-    return rows_of(plan, 600, lambda line: None, lambda job, seconds: run(replace(job, scratch=scratch)))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def ask(job: Job, seconds: float) -> dict[str, Any]:
+            done = run(replace(job, scratch=scratch))
+            patch.setattr("real.beside.child._dry_run", lambda job: None)
+            patch.setattr("real.beside.engines.settle", lambda: None)
+            return done
+
+        return rows_of(plan, 600, lambda line: None, ask)
 
 
 def test_every_engine_chooses_the_same_tokens_at_every_round(found: dict[str, Any]) -> None:
     assert found["left_out"] == {}
-    ours = ["ours, lru at 100%", "ours, lru at 25%", "ours, split at 25%"]
+    ours = ["ours, lru at 25%", "ours, split at 50%"]
     assert [row["name"] for row in found["rows"]] == [*OTHERS.values(), *ours]
     assert all(row["same_tokens"] == 1 and row["steady"] for row in found["rows"])
     assert found["prompt_tokens"] == [12, 8, 1]
@@ -89,7 +97,7 @@ def test_rates_and_memory_are_those_of_what_was_done(found: dict[str, Any]) -> N
         assert held["device"] is None, "a CPU's tensors lie in the process's memory"
     slots = [row["memory"]["slots"] for row in found["rows"]]
     expert = 3 * 32 * 24 * 4
-    assert slots == [None, None, None, 32 * expert, 8 * expert, 8 * expert]
+    assert slots == [None, None, None, 8 * expert, 16 * expert]
 
 
 def answering(plan: Plan, **changed: Any) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def test_it_ends_in_time(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
 
     found = rows_of(plan, 60, lambda line: None, ask)
     assert len(found["rows"]) == 2
-    assert list(found["left_out"].values()) == ["10 s were left"] * 4
+    assert list(found["left_out"].values()) == ["10 s were left"] * 3
     assert list(found["left_out"])[-2:] == [OTHERS["cpu_offload"], OTHERS["disk_offload"]], "the slowest come last"
 
 
@@ -294,7 +302,8 @@ def test_a_slip_is_one_line_and_nothing_is_written(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_a_budget_is_less_memory(plan: Plan) -> None:
-    found = rows_of(replace(plan, device="cuda", others=("resident", "cpu_offload")), 600, print)
+    rows = tuple(("lru", budget) for budget in ("100%", "25%"))
+    found = rows_of(replace(plan, device="cuda", others=("resident", "cpu_offload"), ours=rows), 600, print)
     assert not found["left_out"]
     held = {row["name"]: row["memory"]["device"] for row in found["rows"]}
     assert held["ours, lru at 100%"] > held["ours, lru at 25%"] >= 8 * 3 * 32 * 24 * 4

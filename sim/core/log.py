@@ -23,13 +23,13 @@ OPERATIONS = (
     *("step_begin", "gate", "prediction", "chunk_done", "expert_done", "step_end"),
     *("next_chunk", "next_expert", "measure_from", "host_done", "next_host"),
     *("next_chunk_on", "next_expert_on"),
-    *("read_done", "next_read"),
+    *("read_done", "next_read", "prompts"),
 )
 """The core's methods, by the number that stands for each in a log: first those of every core, then those of several
-GPUs alone, and those of one above a disk."""
+GPUs alone, those of one above a disk, and what a mixed pass is told of."""
 STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE, HOST, NEXT_HOST = range(11)
 CHUNK_ON, EXPERT_ON = 11, 12
-READ, NEXT_READ = 13, 14
+READ, NEXT_READ, PROMPTS = 13, 14, 15
 QUESTIONS = frozenset({NEXT_CHUNK, NEXT_EXPERT, NEXT_HOST, NEXT_READ})
 OF_A_GPU = frozenset({CHUNK_ON, EXPERT_ON})
 
@@ -56,6 +56,8 @@ def record(core: Core) -> Core:
         elif operation == GATE:
             layer, demand, tokens = told
             told = [layer, len(demand), *demand, *tokens]
+        elif operation == PROMPTS:
+            told = [len(told[0]), *told[0]]
         words.extend((operation, now, *told))
 
     for operation, name in enumerate(OPERATIONS):
@@ -90,6 +92,8 @@ def entries(log: Sequence[int]) -> Iterator[tuple[int, tuple[Any, ...]]]:
                 yield op, (take(), now)
             elif op in (STEP_END, MEASURE):
                 yield op, (now,)
+            elif op == PROMPTS:
+                yield op, (many(take()), now)
             elif op == GATE:
                 layer, n = take(), take()
                 yield op, (layer, many(n), many(n), now)

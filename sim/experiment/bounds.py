@@ -17,7 +17,10 @@ from sim.experiment.gpus_bound import gpus_floors
 from sim.experiment.host_bound import HostBound
 from sim.experiment.host_memory import reads_of
 from sim.prices.costs import Costs
+from sim.results.serving.section import OwnBounds
+from sim.workload.online.feed import Serving
 from sim.workload.passes import Pass
+from sim.workload.pricing import reduced_ns
 
 
 def future_of(cell: Cell, *, warmup: bool = False) -> Future:
@@ -42,7 +45,9 @@ def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None, *, 
     found, event_ns = future or future_of(cell), costs.peers.all_reduce_ns
     with_host = with_host and cell.tier is None
     made = floors_of(passes, found, setup, costs, budgets, warm=warm, with_host=with_host, event_ns=event_ns)
-    return made if cell.tier is None else [replace(floor, disk=_disk(cell, floor.budget_bytes, found)) for floor in made]
+    return (
+        made if cell.tier is None else [replace(floor, disk=_disk(cell, floor.budget_bytes, found)) for floor in made]
+    )
 
 
 def _disk(cell: Cell, budget: int, future: Future) -> DiskFloor:
@@ -71,7 +76,7 @@ def floors_of(
     compute, events = list[int](), list[int]()
     for step in passes:
         events.append(sum(map(bool, step.demand)))
-        compute.append(compute_floor_ns([step], costs) + (events[-1] * event_ns(step.rows) if event_ns else 0))
+        compute.append(compute_floor_ns([step], costs) + (events[-1] * reduced_ns(step, event_ns) if event_ns else 0))
         if host is not None:
             host.add(step, compute[-1])
     ends, found = list(accumulate(events)), []
@@ -82,3 +87,34 @@ def floors_of(
         beside = None if host is None else host.floor(nbytes, windows)
         found.append(Floor(budget, nbytes, sum(compute), costs.link_floor_ns(nbytes), by_window, beside))
     return found
+
+
+def own_bounds(cell: Cell, serving: Serving, *, hosted: bool) -> OwnBounds:
+    """What no lossless policy can beat in the very passes that this run made (docs/design.md, rule 7).
+
+    The bounds of a closed loop, whose proofs ask nothing of where passes come from, nor of what lies between them: a
+    window of passes ends where the next begins, and idle time in it only makes it longer. Another policy makes other
+    passes, so that they bound this run alone. ``hosted``: whether the host may compute experts.
+    """
+    setup, costs, warm = cell.setup, cell.costs, bool(cell.selection.warmup)
+    if setup.gpus > 1:
+        (floor,) = gpus_floors(serving.passes_again(), setup, costs, costs.peers.ns, [setup.budget], warm=warm)
+    else:
+        future = Future.of(
+            (d for step in serving.passes_again() for d in step.demand), setup.n_layers * setup.n_experts
+        )
+        reduce_ns = costs.peers.all_reduce_ns
+        (floor,) = floors_of(
+            serving.passes_again(),
+            future,
+            setup,
+            costs,
+            [setup.budget],
+            warm=warm,
+            with_host=hosted,
+            event_ns=reduce_ns,
+        )
+    if hosted and floor.with_host is not None:
+        whole = floor.with_host.whole
+        return OwnBounds(None, floor.with_host.ns, whole.compute_ns, whole.link_ns)
+    return OwnBounds(floor.nbytes, floor.ns, floor.compute_ns, floor.link_ns)

@@ -7,8 +7,8 @@ from fractions import Fraction
 from policies.api import Setup
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Future
+from sim.core.host_memory import filled
 from sim.core.state import split_chunks
-from sim.core.tiers import filled
 
 
 @dataclass(frozen=True, slots=True)

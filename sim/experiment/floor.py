@@ -9,6 +9,7 @@ from sim.experiment.disk_bound import DiskFloor
 from sim.experiment.host_bound import HostFloor
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import dense_of, expert_prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,14 @@ def compute_floor_ns(passes: Iterable[Pass], costs: Costs) -> int:
         total += dense_floor_ns(step, costs)
         for layer, tokens in enumerate(step.tokens):
             if tokens:
-                ns = costs.expert_table(layer, step.rows)
-                total += sum([ns[count] + costs.launch_ns for count in tokens])
+                total += sum(expert_prices(step, layer, costs))
     return total
 
 
 def dense_floor_ns(step: Pass, costs: Costs) -> int:
     """What a pass takes without any expert."""
-    total = len(step.tokens) * (costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns)
-    return total + costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
+    dense = dense_of(step, costs)
+    return len(step.tokens) * (dense.layer_ns + dense.software_ns) + dense.lead_ns + dense.head_ns
 
 
 def windows_floor_ns(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policies.api import Policy, Setup
+from sim.core.host_memory import HostTier
 from sim.core.state import split_chunks
-from sim.core.tiers import HostTier
 from sim.experiment.config import RunConfig
 from sim.prices import HardwareProfile
 from sim.prices.costs import Affine, Costs, Table
@@ -52,19 +52,15 @@ def tier_of(config: RunConfig, hardware: HardwareProfile, setup: Setup) -> HostT
 
 
 def check_policy(policy: Policy, config: RunConfig) -> None:
-    """UserError for a policy that wants all experts in host memory."""
-    if config.host_memory is not None and (policy.uses("place") or policy.uses("precompute")):
-        raise UserError(
-            f"host_memory={config.host_memory}: policy={policy.name} has the host compute, which needs all experts"
-            " there; allowed: null"
-        )
-
-
-def without_tier(config: RunConfig) -> RunConfig:
-    """A configuration of a machine whose host holds all experts; UserError for another, which no device runs."""
-    if config.host_memory is not None:
-        raise UserError(f"host_memory={config.host_memory}: simulated only, by python -m sim run; allowed here: null")
-    return config
+    """UserError for a policy that wants all experts in host memory, or some of them in several dtypes."""
+    if config.host_memory is None:
+        return
+    given = f"host_memory={config.host_memory}: policy={policy.name}"
+    if policy.uses("place") or policy.uses("precompute"):
+        raise UserError(f"{given} has the host compute, which needs all experts there; allowed: null")
+    if policy.setup.versions:
+        dtypes = ", ".join(policy.setup.versions)
+        raise UserError(f"{given} has experts in several dtypes ({dtypes}), and a disk's are in one; allowed: null")
 
 
 def reads_of(hardware: HardwareProfile, costs: Costs, setup: Setup) -> Reads:

@@ -26,7 +26,10 @@ KEYS = {
     "hardware": "the machine, by its name or a file:",
     "host": "its memory and CPU, if others than in that profile:",
     "chunks": "copy calls per expert",
+    "workload": "closed_loop: workload.batch requests are active at any time; online: requests arrive, and a scheduler"
+    " forms passes (its keys: conf/workload/online.yaml)",
     "workload.batch": "requests that are active at a time  [1]",
+    "kv": "of workload=online: GPU bytes for the KV cache, such as 4GB; null: for the longest requests that can meet",
     "warmup": "requests replayed first and not measured",
     "limit": "measure only the first so many requests",
     "placement": "of experts on several GPUs (hardware.gpus=): hash (index modulo GPUs), round_robin, layers (runs of"

@@ -32,20 +32,24 @@ def _read(group: str, name: str) -> Mapping[str, Any]:
     return loaded
 
 
-def figures(profile: Mapping[str, Any]) -> dict[str, Any]:
+def figures(profile: Mapping[str, Any], *, several: bool | None = None) -> dict[str, Any]:
     """A profile without its title: what results depend on, and what tells two of them apart.
 
-    What was always so, before one could say otherwise, is not said: not tied, no bytes of the dense part, one lane,
-    one GPU, without peers and a root, no disk.
+    What was always so, before one could say otherwise, is not said: not tied, no bytes of the dense part, one lane, one
+    GPU, no disk. Nor, of a machine with one, what only ``several`` GPUs have (None: as the profile says): peers and a
+    root.
     """
-    unsaid = [("tied_embeddings", False), ("dense_bytes", None), ("gpus", 1), ("peer", None), ("root_gb_per_s", None)]
-    unsaid += [("disk", None)]
-    said = {key: value for key, value in profile.items() if key != "title" and (key, value) not in unsaid}
+    of_several = {"peer", "root_gb_per_s"}
+    unsaid = [("tied_embeddings", False), ("dense_bytes", None), ("gpus", 1), ("disk", None)]
+    unsaid += [(key, None) for key in of_several]
+    left_out = {"title"} if (profile.get("gpus", 1) != 1 if several is None else several) else {"title", *of_several}
+    said = {key: value for key, value in profile.items() if key not in left_out and (key, value) not in unsaid}
     if isinstance(link := said.get("link"), Mapping):
         said["link"] = {key: value for key, value in link.items() if (key, value) != ("lanes", 1)}
     if isinstance(sources := said.get("sources"), Mapping):
         new = ("peer", ""), ("root_gb_per_s", ""), ("disk", "")
-        said["sources"] = {key: value for key, value in sources.items() if (key, value) not in new}
+        kept = {key: value for key, value in sources.items() if key not in left_out and (key, value) not in new}
+        said["sources"] = kept
     return said
 
 

@@ -32,7 +32,9 @@ def _bandwidth(value: Any, where: str) -> Bandwidth:
 
 def _size(key: Any, where: str) -> int:
     """Of a read; as text, too, as words and JSON have keys."""
-    found: int = whole(1, LONGEST_READ)(int(key) if isinstance(key, str) and key.isdecimal() else key, f"{where} (bytes)")
+    found: int = whole(1, LONGEST_READ)(
+        int(key) if isinstance(key, str) and key.isdecimal() else key, f"{where} (bytes)"
+    )
     return found
 
 
@@ -91,4 +93,3 @@ class DiskPrices:
 
 def _ceil(value: Fraction) -> int:
     return -(-value.numerator // value.denominator)
-

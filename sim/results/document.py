@@ -29,7 +29,10 @@ from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
 from sim.results.host_memory import of_host_memory
 from sim.results.quality import quality
+from sim.results.serving.section import OwnBounds, serve
 from sim.results.timeline import Timeline
+from sim.results.versions import of_versions
+from sim.workload.online.feed import Serving
 from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000
@@ -51,6 +54,10 @@ class Outcome:
     decided: Mapping[str, Any]
     """What the policy decided before the first fact."""
     timeline: Timeline | None = None
+    serving: Serving | None = None
+    """Where requests arrived."""
+    own_bounds: OwnBounds | None = None
+    """Of the passes as they happened, there."""
 
     @property
     def generated(self) -> int:
@@ -96,7 +103,8 @@ def document(
     of_each, of_gpus_nulls = of_gpus(config, accounts, outcome.core.state, lanes)
     pools, alike = outcome.core.setup.gpus, gpus if config.get("placement") == "replicate" else 1
     of_tier, of_tier_nulls = of_host_memory(config, accounts, tokens)
-    nulls |= of_gpus_nulls | of_tier_nulls
+    of_dtypes, of_dtypes_nulls = of_versions(outcome.core.setup.versions, accounts)
+    nulls |= of_gpus_nulls | of_tier_nulls | of_dtypes_nulls
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "config": config,
@@ -123,6 +131,7 @@ def document(
         },
         **of_each,
         **of_tier,
+        **of_dtypes,
         "totals": {
             "requests": len(outcome.timings.requests),
             "generated_tokens": tokens,
@@ -159,6 +168,8 @@ def document(
         for name, bound in result["bounds"].items():
             if bound["gap"] is None and f"bounds.{name}" not in nulls:
                 nulls[f"bounds.{name}.gap"] = "the bound is 0"
+    if outcome.serving is not None:
+        nulls |= serve(result, outcome.serving, accounts, outcome.own_bounds)
     result["nulls"] = nulls
     return result
 
@@ -254,7 +265,11 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
             "link_ms": floor["link_ns"] / NS_PER_MS,
             "windows_ms": floor["windows_ns"] / NS_PER_MS,
             **({"host_ms": floor["host_ns"] / NS_PER_MS} if "host_ns" in floor else {}),
-            **({"disk_ms": floor["disk_ns"] / NS_PER_MS, "disk_bytes": floor["disk_bytes"]} if "disk_ns" in floor else {}),
+            **(
+                {"disk_ms": floor["disk_ns"] / NS_PER_MS, "disk_bytes": floor["disk_bytes"]}
+                if "disk_ns" in floor
+                else {}
+            ),
             "gap": _ratio(outcome.wall_ns, floor["ns"]),
         },
     }

@@ -6,9 +6,7 @@ from typing import Any
 from sim.core.accounts import Accounts
 
 
-def of_host_memory(
-    config: Mapping[str, Any], accounts: Accounts, tokens: int
-) -> tuple[dict[str, Any], dict[str, str]]:
+def of_host_memory(config: Mapping[str, Any], accounts: Accounts, tokens: int) -> tuple[dict[str, Any], dict[str, str]]:
     """``host_memory`` of ``result.json``, and why what is null is so; nothing where the host holds all experts.
 
     ``hit_rate``: of loads, those that were whole in host memory when they first wanted something of it.

@@ -26,6 +26,7 @@ from sim.results.columns import row as frame_row
 from sim.results.compare.stats import VERY_FEW, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
+from sim.results.serving.lines import served, unranked
 from sim.results.store import Store
 from sim.results.table import HEADS, MEANING, MULTIPLES, own_figures
 from sim.results.titles import rests_on, titles, with_changes
@@ -50,7 +51,8 @@ VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "model": lambda r: with_changes(r, "model"),
     "dtype": lambda r: r["config"]["dtype"],
     "hardware": lambda r: with_changes(r, "hardware"),
-    "batch": lambda r: str(r["config"]["workload"]["batch"]),
+    "batch": lambda r: str(r["config"]["workload"].get("batch", "-")),
+    "workload": lambda r: served(r["config"]["workload"]),
     "chunks": lambda r: str(r["config"]["chunks"]),
     "warmup": lambda r: str(r["config"]["warmup"]),
     "limit": lambda r: str(r["config"]["limit"]),
@@ -189,12 +191,12 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     for row in rows:
         output = output_of(row)
         words = [
-            marked(label(row["config"]["policy"]), output, "{}, {}"),
+            marked(label(row["config"]["policy"]), output, "{}, {}") + (", not ranked" if unranked(row) else ""),
             format_bytes(row["memory"]["budget_bytes"]),
             *(VARYING[key](row) for key in varying),
             *own_figures(row),
         ]
-        lines.append(("magenta" if MARKS[output] else "", "", words))
+        lines.append(("magenta" if MARKS[output] or unranked(row) else "", "", words))
     own = [frame_row(row, "") for row in rows]
     told = [titles(row) for row in own]
     for same in ({f"{it.work}," for it in told}, {it.where for it in told}):
@@ -210,6 +212,8 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
         console.print(said, style="yellow")
     if said := rests_on(own):
         console.print(said, style="yellow")
+    for why in dict.fromkeys(filter(None, map(unranked, rows))):
+        console.print(why, style="magenta")
     classes = set(map(output_of, rows))
     if LOSSY in classes:
         console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")

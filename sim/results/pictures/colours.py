@@ -39,12 +39,14 @@ SPARE_MARKERS: tuple[Any, ...] = ((4, 1, 0), _TALL, (3, 1, 0), _BOW, _FLAT, (5, 
 DASHES: tuple[Any, ...] = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 """Of variants and of policies of other people's: a shipped one, at its defaults, has a whole line."""
 COMPUTE = ("#D9D9D9", "")
+BETWEEN = ("#C3B1DE", "...")
+"""Activations on their way between GPUs."""
 _CAUSES = (
     *(("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx")),
     ("#B87333", "..."),
 )
 CAUSES: Mapping[str, tuple[str, str]] = dict(zip(STALLS, _CAUSES, strict=True))
-"""Colour and hatch of each cause of a stall: slates, browns, a pale teal and copper, next to each other light and dark."""
+"""Colour and hatch of each cause of a stall: slates, browns, teal and copper, next to each other light and dark."""
 _ENDS = (("#A8D5A2", ""), ("#F3D9A4", "///"), ("#E8B4B0", "xxx"), ("#D5D3EE", "|||"), ("#FFFFFF", ""))
 ENDS: Mapping[str, tuple[str, str]] = dict(zip(FATES, _ENDS, strict=True))
 """Colour and hatch of each fate of a prefetch: pale."""

@@ -83,9 +83,9 @@ def key(run: RunConfig) -> str:
 
 
 def test_every_key_of_a_run_is_tried() -> None:
-    of_several_gpus = {"placement"}  # and none of one: see test_gpus
-    of_a_disk = {"host_memory", "host_policy", "host_tier"}  # see test_host_memory
-    assert {*CHANGES} | of_several_gpus | of_a_disk == {field.name for field in fields(RunConfig)}
+    elsewhere = {"placement", "kv"}  # of several GPUs, and none of one (see test_gpus); of workload=online alone
+    elsewhere |= {"host_memory", "host_policy", "host_tier"}  # of a disk, see test_host_memory
+    assert {*CHANGES} | elsewhere == {field.name for field in fields(RunConfig)}
 
 
 def test_no_two_runs_are_one_cell(base: RunConfig) -> None:
@@ -146,7 +146,7 @@ def other(hint: Any, default: Any) -> Any:
         return not default
     if hint in (int, float):
         return default + 1
-    if str in getattr(hint, "__args__", ()):
+    if hint is str or str in getattr(hint, "__args__", ()):
         return "another"
     if isinstance(hint, UnionType):  # something, or null
         return other(hint.__args__[0], 0) if default is None else None

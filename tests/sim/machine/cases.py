@@ -9,12 +9,13 @@ from typing import Any
 from policies.api import Policy, Setup
 from sim.core.accounts import Accounts
 from sim.core.core import Core
+from sim.core.host_memory import HostTier
 from sim.core.log import record as recorded
 from sim.core.log import replay
 from sim.core.several import core_of
 from sim.core.state import split_chunks
-from sim.core.tiers import HostTier
 from sim.machine.disk import Reads
+from sim.machine.listener import SpanListener
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 
@@ -86,7 +87,8 @@ class FlatDisk:
 
     def reads(self, setup: Setup) -> Reads:
         """As the engine takes them."""
-        sizes = [b for size in setup.expert_bytes for _ in range(setup.n_experts) for b in split_chunks(size, setup.chunks)]
+        every = [size for size in setup.expert_bytes for _ in range(setup.n_experts)]
+        sizes = [b for size in every for b in split_chunks(size, setup.chunks)]
         return Reads([self.read_ns(b) for b in sizes], self.back_ns, self.lanes)
 
 
@@ -154,6 +156,7 @@ def simulate(
     tier: HostTier | None = None,
     disk: FlatDisk | None = None,
     logged: bool = False,
+    listener: SpanListener | None = None,
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
     core = core_of(policy, setup, NoSignals(), tier)
@@ -161,7 +164,15 @@ def simulate(
     costs: Any = setup.costs
     reads = None if disk is None else disk.reads(setup)
     machine = Machine(
-        core, costs, depth=depth, lanes=lanes, policy_ns=policy_ns, root=root, peer_ns=costs.peer_ns, reads=reads
+        core,
+        costs,
+        depth=depth,
+        lanes=lanes,
+        policy_ns=policy_ns,
+        root=root,
+        peer_ns=costs.peer_ns,
+        reads=reads,
+        listener=listener,
     )
     return machine.run(warmup, passes), core
 

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from sim.core.tiers import HOST_POLICIES, HostTier
+from sim.core.host_memory import HOST_POLICIES, HostTier
 from tests.sim.machine.cases import FlatDisk
 from tests.sim.machine.restless import Case, cases
 

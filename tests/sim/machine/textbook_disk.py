@@ -14,7 +14,7 @@ from policies import registry
 from policies.api import Actions, LayerEvent, Policy, Setup, View
 from sim.core.accounts import TierAccounts
 from sim.core.core import StepSignals
-from sim.core.tiers import HostTier
+from sim.core.host_memory import HostTier
 from tests.sim.machine.cases import FlatDisk
 from tests.sim.machine.textbook import Textbook
 from tests.sim.machine.textbook_host import Process
@@ -62,7 +62,9 @@ class TextbookDisk(Textbook):
         self.asker = ""
         self.owed = 0
         self.most = 0
-        alone = Setup(setup.n_layers, setup.n_experts, setup.top_k, setup.expert_bytes, 1, tier.capacity, costs, setup.seed)
+        alone = Setup(
+            setup.n_layers, setup.n_experts, setup.top_k, setup.expert_bytes, 1, tier.capacity, costs, setup.seed
+        )
         self.keeper = registry.build(tier.policy, alone, {})
         view = View(self.memory.__contains__, _not_asked, _not_asked, self.may_leave, _not_asked, _not_asked)
         self.keeper.attach(view, Actions(_not_asked, _not_asked, _not_asked, _not_asked, _not_asked))

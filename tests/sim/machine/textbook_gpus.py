@@ -241,7 +241,7 @@ class TextbookGpus(Textbook):
         assert self.env.now == last
         accounts.compute_ns += self.busy[slowest]
         accounts.peer_ns += ends[slowest][1]
-        row = accounts.stall_ns[self.phase][self.layer]
+        row = accounts.stall_ns[self.kind][self.layer]
         for cause, ns in enumerate(self.stalls[slowest]):
             row[cause] += ns
         for gpu, its_own in enumerate(accounts.by_gpu):
@@ -263,8 +263,7 @@ class TextbookGpus(Textbook):
                 yield event
                 self.sleeping[gpu] = None
             self.works[gpu] = True
-            n = tokens[expert]
-            duration = self.costs.expert_ns(self.layer, n) + self.costs.launch_ns if n else 0
+            duration = self.expert_ns(expert, tokens[expert])
             self.busy[gpu] += duration
             yield self.after(duration, fact)
             self.works[gpu] = False

@@ -65,7 +65,8 @@ def test_every_column_of_a_result_is_filled_by_some_run(tmp_path: Path) -> None:
     """A path that is mistyped in the schema would be null for ever."""
     out = f"out={tmp_path}"
     several = ["policy=lru", "hardware.gpus=2", "hardware.peer={gb_per_s: 20, latency_us: 10}"]
-    for words in (["policy=gate_ahead"], ["policy=daop"], several):
+    above = ["policy=lru", "host_memory=25%"]
+    for words in (["policy=gate_ahead"], ["policy=daop"], several, above):
         assert main(["run", "budget=50%", "limit=2", "hardware=h100", out, *words]) == 0
     frame = sim.load(tmp_path)
     empty = set(frame.columns[frame.isna().all()])

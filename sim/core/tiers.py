@@ -39,7 +39,7 @@ class TieredCore(Core):
         """Written back since the machine last asked for it (:meth:`take_owed`)."""
         self._read, self._handed = self.host.done, self.host.given
         self._told = bytearray(len(self.host.slot))  # loads of which the host's policy was told
-        self.speculative = TieredQueue(self, len(self.host.slot))
+        self.speculative = self.ahead = TieredQueue(self, len(self.host.slot))
         self._queue = self.speculative.heap
         alone = replace(setup, budget=tier.capacity, host=None, predictors={})
         self.keeper = registry.build(tier.policy, alone, {})
@@ -87,7 +87,7 @@ class TieredCore(Core):
         """A chunk that :meth:`next_read` gave is in host memory, and can be copied."""
         x = chunk // self._chunks
         self._read[x] += 1
-        self.speculative.arrived(x)
+        self.ahead.arrived(x)
         if self._demand or self._queue:
             self.pending = True
         self._reconsider()
@@ -195,7 +195,7 @@ class TieredCore(Core):
 
     def _reconsider(self) -> None:
         """Something has happened: the disk may be asked again, if there is something to read."""
-        if self.speculative.reads or any(map(self.unread, self._demand)):
+        if self.ahead.reads or any(map(self.unread, self._demand)):
             self.reading = True
 
     def _read_for_demand(self) -> int:
@@ -222,7 +222,7 @@ class TieredCore(Core):
 
     def _read_ahead(self) -> int:
         """The next in the queue of predictions that has a place in host memory or can have one."""
-        x = self.speculative.read_head()
+        x = self.ahead.read_head()
         if x == NONE:
             return NONE
         self._begin(x)
@@ -262,7 +262,7 @@ class TieredCore(Core):
         self._answers.append(LEFT - x)
         self.keeper.on_evict(x)
         if not moved and self.state.spec[x] == PENDING:
-            self.speculative.lost(x)
+            self.ahead.lost(x)
         return held
 
     def _come_back(self, x: int) -> None:
@@ -273,7 +273,7 @@ class TieredCore(Core):
         host.given[x] = host.done[x] = host.chunks
         self.counts.returned_bytes += host.size[x]
         self.owed_bytes += host.size[x]
-        self.speculative.arrived(x)  # if it was asked for anew meanwhile
+        self.ahead.arrived(x)  # if it was asked for anew meanwhile
 
 
 def _no(*_: Any) -> NoReturn:

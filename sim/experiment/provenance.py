@@ -70,6 +70,12 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
     return Identity(resolved, code_digest(policy["name"]))
 
 
+def _changed(cell: Cell) -> list[str]:
+    """Of the machine; of its disk only where something is read from it."""
+    found = changed("hardware", cell.config.hardware)
+    return [key for key in found if cell.tier is not None or not f"{key}.".startswith("disk.")]
+
+
 def _host_memory(cell: Cell) -> dict[str, Any]:
     """What the host holds; nothing where it holds all."""
     tier = cell.tier
@@ -137,7 +143,7 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
             **own_title("hardware", cell.hardware),
             "provenance": cell.hardware.provenance,
             "inferred": list(cell.hardware.inferred),
-            "changed": changed("hardware", cell.config.hardware),
+            "changed": _changed(cell),
             "overheads": cell.hardware.overheads,
             **_own_time(cell, outcome),
             **_noisy(cell, costs),

@@ -14,6 +14,8 @@ from sim.experiment.config import RunConfig, dump_configs
 from sim.experiment.provenance import identify
 from sim.experiment.run import run_config
 from sim.prices.disk import Disk, DiskPrices
+from sim.results.columns import row
+from sim.results.titles import titles
 from tests.sim.small_trace import MACHINE, Plan, config, one_layer
 from traces.kit.errors import UserError
 from traces.kit.readers import record
@@ -91,6 +93,12 @@ def test_tables_have_it_and_read_what_is_older(made: tuple[Path, dict[str, Any]]
     assert sorted(by_run > 0) == [False, False, True, True]
     stalls = dict(zip(runs["folder"], runs["stall_disk_read_ms_per_token"] * runs["generated_tokens"], strict=True))
     assert by_run.to_dict() == pytest.approx({folder: ms * 1e6 for folder, ms in stalls.items()})
+
+
+def test_it_is_said_where_it_was_simulated(made: tuple[Path, dict[str, Any]]) -> None:
+    said = {name: titles(row(document, "")).where for name, document in made[1].items()}
+    assert said["none"] == "simulated on by_hand (published figures)"
+    assert said["some"] == "simulated on by_hand (published figures, 24 B of experts in host memory above a disk)"
 
 
 def test_its_address_is_its_own_and_without_it_no_disk_is_in_any(base: RunConfig) -> None:

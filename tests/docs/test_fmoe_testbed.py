@@ -59,7 +59,8 @@ def test_a_number_is_still_so(script: ModuleType, tmp_path: Path) -> None:
         (-46, [30, 20], -5, "cannot be said"),
         (-46, [30, 20], 5, "refuted"),
         (14, [-30, 5], -5, "refuted"),
-        (14, [-1, 20], -5, "reproduced"),
+        (14, [-1, 20, 20], -5, "reproduced"),
+        (14, [-9, -1, 52], -5, "cannot be said"),
     ],
 )
 def test_verdicts(script: ModuleType, printed: int, drawn: list[int], standin: int, said: str) -> None:

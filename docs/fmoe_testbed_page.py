@@ -41,8 +41,8 @@ AXES = {"mixtral_8x7b": "2 to 6", "qwen1_5_moe_a2_7b": "1 to 3", "phi_3_5_moe": 
 FREETOKEN = (15.63, 18.00)
 """Tokens/s with two GPUs that copy the same, and with one (its no. 62)."""
 _MAPS = (
-    "The maps of fMoE find {recall} of the experts (Mixtral's and Phi's as chance would), as drawn prompts hardly resemble"
-    " each other. The stand-in knows less than a nearer gate, and has more time: it is ahead, by less than is printed"
+    "The maps of fMoE find {recall} of the experts (Mixtral's and Phi's as chance would), as drawn prompts hardly"
+    " resemble each other. The stand-in knows less than a nearer gate, and has more time: it is ahead, by less than is printed"
 )
 CAUSES = {
     ("TTFT", DEEPSPEED, "cannot be said"): (

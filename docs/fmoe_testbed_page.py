@@ -42,7 +42,8 @@ FREETOKEN = (15.63, 18.00)
 """Tokens/s with two GPUs that copy the same, and with one (its no. 62)."""
 _MAPS = (
     "The maps of fMoE find {recall} of the experts (Mixtral's and Phi's as chance would), as drawn prompts hardly"
-    " resemble each other. The stand-in knows less than a nearer gate, and has more time: it is ahead, by less than is printed"
+    " resemble each other. The stand-in knows less than a nearer gate, and has more time: it is ahead, by less than is"
+    " printed"
 )
 CAUSES = {
     ("TTFT", DEEPSPEED, "cannot be said"): (

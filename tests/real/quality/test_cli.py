@@ -59,7 +59,7 @@ def test_the_table(given: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_lower_precisions_beside_a_model_that_is_all_in_one(given: Any, tmp_path: Path, capsys: Any) -> None:
-    own = ("policy=hobbit", "policy.t1=0.3", "policy.t2=0.7", "policy.weights=1/0/0/0", "budget=40%")
+    own = ("policy=hobbit", "policy.thresholds=0.3/0.7", "policy.weights=1/0/0/0", "budget=40%")
     words = [*given, *own, "uniform=int8,int4", "max_prompt_tokens=5", "max_new_tokens=7", f"out={tmp_path}"]
     assert main([*words, "format=json"]) == 0
     mixed, high, low = json.loads(capsys.readouterr().out)

@@ -33,7 +33,7 @@ TABLE = {
     "olmoe_1b_7b": (12.6, 12.9, 1.61),
 }
 DECODERS = {"switch_base_16": 4.08 * 2**30 / 1e9, "switch_base_128": 30.0, "switch_large_128": 105.6}
-"""Of these the decoder alone; GB of the whole in float32, by SwapMoE (arXiv 2308.15030) and Pre-gated MoE (2308.12066)."""
+"""Of these the decoder alone; GB of the whole in float32, by SwapMoE (arXiv 2308.15030), Pre-gated MoE (2308.12066)."""
 MACHINES = [
     *("a100", "apple_m4_max", "apple_m5_max", "h100", "h200", "jetson_agx_orin", "jetson_agx_orin_32gb", "jetson_nano"),
     *("l40s", "mi300x", "oneplus_15r", "rtx_3060", "rtx_3090"),

@@ -71,3 +71,11 @@ def test_sizes_are_those_that_the_profiles_price(name: str) -> None:
     matrices = 2 * [(model.expert_width, model.hidden)] + [(model.hidden, model.expert_width)]
     for dtype in FORMATS.keys() & model.expert_bytes:
         assert sum(FORMATS[dtype].nbytes(*sides) for sides in matrices) == model.expert_bytes[dtype]
+
+
+# Both ends of a range between two codes: rounded to the even one, each would lose the last code, and the step changes.
+def test_a_range_whose_ends_lie_between_two_codes_keeps_all_codes() -> None:
+    weights = torch.tensor([[-8.5, 6.5, 0.25]])
+    found = fake_quantised(weights, FORMATS["int4"])
+    assert torch.equal(fake_quantised(found, FORMATS["int4"]), found)
+    assert float(found.max() - found.min()) == 15

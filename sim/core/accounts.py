@@ -225,8 +225,8 @@ class Accounts:
         return _total(self.hits, phase)
 
     def stall_row(self, phase: int | None = None) -> list[int]:
-        """Stalled nanoseconds by cause, over layers, of one kind of pass or of all."""
-        return _total(self.stall_ns, phase)
+        """Stalled nanoseconds by cause (:attr:`causes`), over layers, of one kind of pass or of all."""
+        return _total(self.stall_ns, phase)[: len(self.causes)]
 
     def quality_row(self, phase: int | None = None) -> list[float]:
         """The quality sums, of one phase or of both."""

@@ -114,7 +114,7 @@ def document(
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": hit_rates(accounts) | {phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)},
         "stall_ms_per_token": {
-            name: per_token(ns / NS_PER_MS) for name, ns in zip(accounts.causes, accounts.stall_row(), strict=False)
+            name: per_token(ns / NS_PER_MS) for name, ns in zip(accounts.causes, accounts.stall_row(), strict=True)
         },
         "compute_ms_per_token": per_token(accounts.compute_ns / NS_PER_MS),
         "bytes_per_token": {
@@ -144,7 +144,7 @@ def document(
             **_on_the_host(accounts),
             **({"host_memory": asdict(accounts.tier)} if accounts.tier is not None else {}),
             **({"peer_ns": accounts.peer_ns} if gpus > 1 else {}),
-            "stall_ns": dict(zip(accounts.causes, accounts.stall_row(), strict=False)),
+            "stall_ns": dict(zip(accounts.causes, accounts.stall_row(), strict=True)),
             "demand_bytes": accounts.demand_bytes,
             "speculative_bytes": dict(zip(FATES, accounts.fate_bytes, strict=True)),
         },

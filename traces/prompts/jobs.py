@@ -50,7 +50,7 @@ def forced(continuation: list[int]) -> Choose:
 
 
 class TemplateError(UserError):
-    """A chat that a tokenizer's template refuses. ``fault``: which, and why; what is allowed has other keys elsewhere."""
+    """A chat that a tokenizer's template refuses. ``fault``: which and why; what is allowed is named elsewhere."""
 
     def __init__(self, fault: str) -> None:
         super().__init__(f"{fault}; allowed: chat_template=off")

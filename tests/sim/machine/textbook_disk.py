@@ -256,7 +256,7 @@ class TextbookDisk(Textbook):
         self.accounts.link_busy_ns += len(self.copying) * (now - since)
         self.counts.busy_ns += len(self.on_disk) * (now - since)
         if (self.copying or self.on_disk) and self.woken is not None:
-            self.accounts.stall_ns[self.phase][self.layer][self.cause()] += now - max(since, self.waiting_since)
+            self.accounts.stall_ns[self.kind][self.layer][self.cause()] += now - max(since, self.waiting_since)
         self.charged_until = now
 
     def cause(self) -> int:

@@ -98,7 +98,7 @@ def _check_several(policy: Policy, gpus: int, own: str) -> None:
 
 def versioned(name: str, setup: Setup, params: Mapping[str, Any]) -> Setup:
     """The setup with the versions that a policy wants. UserError for a dtype that the model lacks, or that is none."""
-    given = defaults(name) | params
+    given = {**defaults(name), **params}
     wanted = {key: given[key] for key in find(name).versions if given[key] is not None}
     smaller = [dtype for dtype, sizes in setup.others.items() if sum(sizes) < sum(setup.expert_bytes)]
     for key, dtype in wanted.items():

@@ -90,9 +90,9 @@ FORMATS: Mapping[str, Format | Narrow] = {
 
 def fake_quantised(weights: Tensor, how: Format | Narrow) -> Tensor:
     """``weights`` [..., outputs, inputs] as they are after packing and unpacking, in their own dtype."""
-    shape = weights.shape
-    matrices = [how.unpack(how.pack(m), *m.shape, m.dtype) for m in weights.reshape(-1, *shape[-2:])]
-    return torch.stack(matrices).view(shape)
+    outputs, inputs = weights.shape[-2:]
+    matrices = [how.unpack(how.pack(m), outputs, inputs, m.dtype) for m in weights.reshape(-1, outputs, inputs)]
+    return torch.stack(matrices).view(weights.shape)
 
 
 # -- inside ---------------------------------------------------------------------------------------------------------

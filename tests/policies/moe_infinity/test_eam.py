@@ -146,7 +146,7 @@ def test_every_request_that_has_ended_left_its_own_matrices(batch: int, tmp_path
 
 
 def test_where_prompts_and_output_share_a_pass_each_request_counts_for_its_own_phase(tmp_path: Path) -> None:
-    """Three tokens a pass: while request 0 decodes, the prompt of request 1 comes in chunks, and neither is left out."""
+    """Three tokens a pass: while request 0 decodes the prompt of request 1 comes in chunks, and neither is left out."""
     rng = np.random.default_rng(5)
     ids = np.argsort(rng.random((12, 2, 4)), axis=-1)[..., :2]
     trace = write(tmp_path / "t", [Plan((2,), 4), Plan((4,), 2)], ids, n_experts=4)

@@ -41,6 +41,9 @@ def test_a_log_is_read_as_it_was_written(gpus: int) -> None:
             core.listen(name, lambda *operands, op=op: told.append((op, operands)))
     record(core)
     passes = some_passes(2, 5, 8)
+    step = next(step for step in passes if step.rows > 1)
+    rows, tokens = (1, *[0] * (len(step.parts) - 1)), [[0] * len(demand) for demand in step.demand]
+    passes.append(replace(step, prefill=True, prompt_rows=rows, prompt_tokens=tokens))  # a mixed one
     Machine(core, setup.costs).run(passes[:2], passes[2:])  # type: ignore[arg-type]
     untold = {"prediction", "host_done", "next_host"}
     untold |= {"next_chunk_on", "next_expert_on"} if gpus == 1 else {"next_chunk", "next_expert"}

@@ -14,7 +14,7 @@ from sim.core.log import OPERATIONS, STEP_END, entries, record
 from sim.core.several import core_of
 from sim.core.state import CoreError
 from sim.machine.machine import Machine
-from tests.sim.machine.cases import NoSignals, decode, make_setup, simulate, some_passes
+from tests.sim.machine.cases import NoSignals, decode, make_pass, make_setup, simulate, some_passes
 from tests.sim.machine.cases import record as played
 from tests.sim.machine.restless import Bypass, Restless, Told
 
@@ -41,9 +41,8 @@ def test_a_log_is_read_as_it_was_written(gpus: int) -> None:
             core.listen(name, lambda *operands, op=op: told.append((op, operands)))
     record(core)
     passes = some_passes(2, 5, 8)
-    step = next(step for step in passes if step.rows > 1)
-    rows, tokens = (1, *[0] * (len(step.parts) - 1)), [[0] * len(demand) for demand in step.demand]
-    passes.append(replace(step, prefill=True, prompt_rows=rows, prompt_tokens=tokens))  # a mixed one
+    step = make_pass([[[0, 1], [2]], [[1, 3], [0]]], 5)  # a mixed one: the first row is of a prompt
+    passes.append(replace(step, prefill=True, prompt_rows=(1, 0), prompt_tokens=[[1, 1, 0], [1, 0]]))
     Machine(core, setup.costs).run(passes[:2], passes[2:])  # type: ignore[arg-type]
     untold = {"prediction", "host_done", "next_host"}
     untold |= {"next_chunk_on", "next_expert_on"} if gpus == 1 else {"next_chunk", "next_expert"}

@@ -117,8 +117,10 @@ def test_a_log_gives_times_and_only_where_asked_lengths(trace: Trace, log: Path)
     assert [(a.prompt_tokens, a.output_tokens) for a in cut.arrivals] == [(3, 2), (1, 3), (2, 1), (1, 2)]
     half = traffic(Plan("azure", log, scale=Fraction(1, 2)), trace, (0, 1, 2), "t")
     assert [a.time_ns for a in half.arrivals] == [0, NS // 2, 3 * NS // 2]
-    at = traffic(Plan("azure", log, rate=rate(6)), trace, (0, 1, 2), "t")
-    assert [a.time_ns for a in at.arrivals] == [0, NS // 6, NS // 2], "the shape of the log, and its last at 3 / rate"
+    at = traffic(Plan("azure", log, rate=rate(4), count=4), trace, (0, 1, 2), "t")
+    last = 3 * NS + 100
+    times = [NS * time // last for time in (0, NS, 3 * NS, last)]
+    assert [a.time_ns for a in at.arrivals] == times, "the shape of the log, and its last at 4 / rate"
 
 
 def test_the_nearest_is_so_in_tokens_of_both() -> None:

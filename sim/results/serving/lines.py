@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from traces.kit.units import counted, figure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = {"queueing": "queueing", "itl": "ITL", "itl_beside_prefill": "ITL beside prompts"}
 
@@ -28,7 +31,7 @@ def served(workload: Mapping[str, Any]) -> str:
     return f"{workload['arrivals']} arrivals{rate}, {workload['discipline']}"
 
 
-def setting_of(row: Mapping[str, Any]) -> str:
+def setting_of(row: Mapping[str, Any] | pd.Series[Any]) -> str:
     """As :func:`setting`, of a row of ``sim.load``, in which what is not there is of no type of its own."""
     workload: dict[str, Any] = {"name": row["workload"]}
     if isinstance(row["served"], str):

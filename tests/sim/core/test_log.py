@@ -15,7 +15,7 @@ from sim.core.log import OPERATIONS, STEP_END, entries, record
 from sim.core.several import core_of
 from sim.core.state import CoreError
 from sim.machine.machine import Machine
-from tests.sim.machine.cases import FlatDisk, NoSignals, decode, make_setup, simulate, some_passes
+from tests.sim.machine.cases import FlatDisk, NoSignals, decode, make_pass, make_setup, simulate, some_passes
 from tests.sim.machine.cases import record as played
 from tests.sim.machine.restless import Bypass, Restless, Told
 
@@ -43,6 +43,8 @@ def test_a_log_is_read_as_it_was_written(gpus: int, disk: FlatDisk | None) -> No
             core.listen(name, lambda *operands, op=op: told.append((op, operands)))
     record(core)
     passes = some_passes(2, 5, 8)
+    step = make_pass([[[0, 1], [2]], [[1, 3], [0]]], 5)  # a mixed one: the first row is of a prompt
+    passes.append(replace(step, prefill=True, prompt_rows=(1, 0), prompt_tokens=[[1, 1, 0], [1, 0]]))
     Machine(core, setup.costs, reads=reads).run(passes[:2], passes[2:])  # type: ignore[arg-type]
     untold = {"prediction", "host_done", "next_host"}
     untold |= {"next_chunk_on", "next_expert_on"} if gpus == 1 else {"next_chunk", "next_expert"}

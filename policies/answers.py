@@ -28,6 +28,9 @@ class Routing:
     A lossless policy may add such experts and nothing else. The rest is what a lossy one knows of the damage: gate
     mass (weights as the gate gave them, summed over slots) kept and in all; of the event's ``slots`` (token, choice)
     those with another expert, with none, and with one in a lower precision.
+
+    Where experts have versions (policies.api.Setup), ``demand`` names items: each expert in one version, which all of
+    its tokens have. ``low_precision`` is then the tokens of those that are not the model's own, no more and no less.
     """
 
     demand: Sequence[int]
@@ -40,7 +43,8 @@ class Routing:
     low_precision: int = 0
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
     """Who computes which token, where the event has ``masked_weights``: indices of the layer's experts, int64
-    [rows, K'] (E: none), and their weights, float32 [rows, K']. None: as the gate chose. Not for a lossless policy."""
+    [rows, K'] (E: none), and their weights, float32 [rows, K']. None: as the gate chose. Not for a lossless policy.
+    In which version an expert is computed, ``demand`` says."""
 
     @classmethod
     def whole(cls, event: Demanded, layer: range) -> Routing:

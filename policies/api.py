@@ -71,7 +71,9 @@ class Actions:
 class Step:
     """One forward pass that is about to begin. Valid during the call only.
 
-    ``counts``: rows of each of ``requests``; the signals' rows come in this order.
+    ``counts``: rows of each of ``requests``; the signals' rows come in this order. ``prompt_rows``: how many of these,
+    the first ones, are of a prompt, or are computed again after a preemption. ``prefill``: whether any row is. A pass
+    that has others beside them is *mixed*; in one without, each row is a token of another request.
     """
 
     number: int
@@ -80,6 +82,11 @@ class Step:
     requests: Sequence[int]
     counts: Sequence[int]
     signals: Signals
+    prompt_rows: Sequence[int] = ()
+
+    def of_prompts(self) -> Sequence[bool]:
+        """Of each of ``requests``, whether it has rows of a prompt."""
+        return _of_prompts(self)
 
 
 @dataclass(slots=True)
@@ -87,7 +94,7 @@ class LayerEvent:
     """One (step, layer) whose gate has just run. Valid during the call only.
 
     ``demand``: numbers of the experts demanded, in token order (the last token's experts last); ``tokens``:
-    tokens per expert, aligned with it; ``requests`` and ``counts``: as in :class:`Step`.
+    tokens per expert, aligned with it; ``prefill``, ``requests``, ``counts`` and ``prompt_rows``: as in :class:`Step`.
     """
 
     layer: int
@@ -99,6 +106,15 @@ class LayerEvent:
     signals: Signals
     masked_weights: MaskedWeights | None = None
     """For :attr:`Routing.chosen`. None where nobody computes: no decision may depend on it."""
+    prompt_rows: Sequence[int] = ()
+
+    def of_prompts(self) -> Sequence[bool]:
+        """Of each of ``requests``, whether it has rows of a prompt."""
+        return _of_prompts(self)
+
+
+def _of_prompts(rows: Step | LayerEvent) -> Sequence[bool]:
+    return [n > 0 for n in rows.prompt_rows] if rows.prompt_rows else [rows.prefill] * len(rows.requests)
 
 
 class Policy(Needs, ABC):
@@ -137,6 +153,11 @@ class Policy(Needs, ABC):
 
     def layer_budgets(self) -> Sequence[int] | None:
         """Bytes that each layer may hold, as :meth:`Setup.layer_budgets` has them; None for one pool per GPU."""
+        return None
+
+    def version_budgets(self) -> Sequence[int] | None:
+        """Bytes that the experts of each version may hold, [V] (Setup.versions); None for one pool. Not with
+        ``layer_budgets``. A victim for one that finds no room in its version's pool is to be of that pool."""
         return None
 
     def fit(self, history: History) -> None:

@@ -90,7 +90,7 @@ class KTransformers(Policy):
         return [x for x in event.demand if not complete(x)]
 
     def on_gate(self, event: LayerEvent) -> None:
-        if not self.dynamic or not event.prefill or sum(event.counts) < self.threshold:
+        if not self.dynamic or not event.prefill or sum(event.prompt_rows) < self.threshold:
             return
         tokens, old = dict(zip(event.demand, event.tokens, strict=True)), self.kept[event.layer]
         layer = self.setup.experts_of(event.layer)

@@ -46,8 +46,11 @@ def find(name: str, key: str = "policy") -> type[Policy]:
     return found
 
 
-def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
-    """Make a policy. UserError for a parameter that it does not have or of another type, or for too small a budget."""
+def build(name: str, setup: Setup, params: Mapping[str, Any], *, gpus: int = 1, alike: int = 1) -> Policy:
+    """Make a policy. UserError for a parameter that it does not have or of another type, or for too small a budget.
+
+    ``gpus``: of the machine, ``alike`` of which are one to the policy, each with a budget of ``setup``.
+    """
     policy_type = find(name)
     hints, usual = parameters(name), defaults(name)
     for key, value in params.items():
@@ -66,6 +69,7 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
         all_of = "a policy with every hook that policies.api.Policy wants"
         raise _wrong(policy_type, f"it has no {one_of(missing)}", all_of)
     own = "".join(f", {key}={_shown(value)}" for key, value in params.items() if value != usual.get(key))
+    setup = versioned(name, setup, params)
     try:
         if setup.gpus > 1:  # asked as one that knows no others, which it need not be made for
             _check_several(policy_type(replace(setup, gpus=1, homes=()), **params), setup.gpus, own)
@@ -74,25 +78,52 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
         raise UserError(f"policy={name}{own}: refused by it ({' '.join(str(error).split()) or 'ValueError'})") from None
     _check_made(policy, setup)
     if setup.host is None and policy.uses("place"):
+        if gpus > 1:
+            raise _not_with(policy, gpus, own, *_NO_HOST)
         allowed = "hardware.host.cpu_tflops and dram_gb_per_s, or its measured cpu_expert in this dtype; on one GPU"
         raise UserError(f"policy={name}: computes experts on the host, which has no price here; allowed: {allowed}")
-    least = policy.min_budget()
-    if setup.budget < least:
+    if setup.budget < policy.min_budget():
+        least, on = alike * policy.min_budget(), f" on {gpus} GPUs, each with its part" if gpus > 1 else ""
         raise UserError(
-            f"budget={setup.budget}: too small for policy={name}{own}; allowed: at least {least} bytes"
+            f"budget={alike * setup.budget}: too small for policy={name}{own}{on}; allowed: at least {least} bytes"
             f" ({-(-least // 1000) / 1000:.3f} MB)"
         )
     return policy
 
 
+_NO_HOST = "it has the host compute, which no machine with several GPUs does so far", "hardware.gpus=1"
+
+
 def _check_several(policy: Policy, gpus: int, own: str) -> None:
     """UserError for a policy that makes no sense where experts lie on several GPUs."""
     allowed = "hardware.gpus=1, or placement=replicate or shard"
-    why = policy.one_gpu()
+    why = policy.one_gpu() or ("its experts are in several versions" if policy.setup.versions else "")
     if not why and (policy.uses("place") or policy.uses("precompute")):
-        why, allowed = "it has the host compute, which no machine with several GPUs does so far", "hardware.gpus=1"
+        why, allowed = _NO_HOST
     if why:
-        raise UserError(f"policy={policy.name}{own}: not with experts on {gpus} GPUs: {why}; allowed: {allowed}")
+        raise _not_with(policy, gpus, own, why, allowed)
+
+
+def _not_with(policy: Policy, gpus: int, own: str, why: str, allowed: str) -> UserError:
+    return UserError(f"policy={policy.name}{own}: not with experts on {gpus} GPUs: {why}; allowed: {allowed}")
+
+
+def versioned(name: str, setup: Setup, params: Mapping[str, Any]) -> Setup:
+    """The setup with the versions that a policy wants. UserError for a dtype that the model lacks, or that is none."""
+    given = {**defaults(name), **params}
+    wanted = {key: given[key] for key in find(name).versions if given[key] is not None}
+    smaller = [dtype for dtype, sizes in setup.others.items() if sum(sizes) < sum(setup.expert_bytes)]
+    for key, dtype in wanted.items():
+        if dtype in smaller and list(wanted.values()).count(dtype) == 1:
+            continue
+        if dtype == setup.dtype:
+            why = "the model's own"
+        elif dtype in setup.others:
+            why = f"no smaller than the model's own {setup.dtype}" if dtype not in smaller else "named twice"
+        else:
+            why = f"the model has no size of an expert in it, its own is {setup.dtype or 'not said'}"
+        raise UserError(f"policy.{key}={dtype}: {why}; allowed: {one_of([*smaller, 'null'])}{meant(dtype, smaller)}")
+    return setup.with_versions(list(wanted.values()))
 
 
 def parameters(name: str) -> dict[str, Any]:

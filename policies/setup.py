@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from policies.costs import Costs, Host
@@ -17,12 +17,16 @@ class Setup:
     With several GPUs each expert has a home, and each GPU an even part of the budget: its pool. A victim comes from the
     pool of the incoming; while one is asked for, :attr:`View.evictable` is false for all others. GPUs that hold a part
     of each expert, or all the same, are one here.
+
+    An expert may be there in several versions, each in a dtype of its own: loads, slots, victims, prefetches and a
+    routing then name *items*, ``item = expert + version * L * E``. Version 0 is the model's own, so that its items are
+    the experts' numbers, and what a gate demands is of version 0. A policy that wants no other never sees another.
     """
 
     n_layers: int
     n_experts: int
     top_k: int
-    expert_bytes: tuple[int, ...]  # bytes of one expert, per layer [L]
+    expert_bytes: tuple[int, ...]  # bytes of one expert, per layer [L]; with versions, one after the other [V x L]
     chunks: int  # copy calls per expert
     budget: int  # of all GPUs
     costs: Costs
@@ -37,15 +41,54 @@ class Setup:
     gpus: int = 1
     homes: Sequence[int] = ()
     """The GPU of each expert, by its number; empty: all are on the one that there is."""
+    dtype: str = ""
+    """Of the experts, as the model has them."""
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Bytes of one expert, per layer [L], in each other dtype that the model has a size in."""
+    versions: tuple[str, ...] = ()
+    """The dtypes that an expert can be loaded in, ``dtype`` first; () where that is the only one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "predictors", MappingProxyType(dict(self.predictors)))
+        object.__setattr__(self, "others", MappingProxyType(dict(self.others)))
         if self.gpus > 1 and (len(self.homes) != self.n_layers * self.n_experts or max(self.homes) >= self.gpus):
             raise ValueError(f"homes of {len(self.homes)} experts on {self.gpus} GPUs: each expert has one of them")
 
     def layer_of(self, expert: int) -> int:
-        """Layer of an expert number."""
-        return expert // self.n_experts
+        """Layer of an expert number, or of an item."""
+        layer = expert // self.n_experts
+        return layer if layer < self.n_layers else layer % self.n_layers
+
+    def with_versions(self, lower: Sequence[str]) -> Setup:
+        """The same, with experts in these ``others`` as well. ValueError for a dtype that is none of them."""
+        if not lower:
+            return self
+        if strangers := [dtype for dtype in lower if dtype not in self.others]:
+            raise ValueError(f"no size of an expert in {strangers}; there are {list(self.others)}")
+        own = self.expert_bytes[: self.n_layers]
+        sizes = (size for dtype in lower for size in self.others[dtype])
+        return replace(self, versions=(self.dtype, *lower), expert_bytes=(*own, *sizes))
+
+    @property
+    def n_all(self) -> int:
+        """How many experts there are, L x E, in however many versions."""
+        return self.n_layers * self.n_experts
+
+    def version_of(self, item: int) -> int:
+        """In which version an item is, an index into ``versions``: 0 is the model's own."""
+        return item // self.n_all
+
+    def expert_of(self, item: int) -> int:
+        """The number of an item's expert, whatever its version."""
+        return item % self.n_all
+
+    def item(self, expert: int, version: int) -> int:
+        """An expert, by its number, in a version."""
+        return expert + version * self.n_all
+
+    def bytes_of(self, item: int) -> int:
+        """Bytes of an expert, by its number, or of an item."""
+        return self.expert_bytes[item // self.n_experts]
 
     def experts_of(self, layer: int) -> range:
         """Numbers of a layer's experts."""
@@ -82,7 +125,7 @@ class Setup:
         for held in self.by_pool():
             left, own = self.pool_bytes(budget), [0] * self.n_layers
             for place in range(self.n_experts):
-                for layer, size in enumerate(self.expert_bytes):
+                for layer, size in enumerate(self.expert_bytes[: self.n_layers]):
                     if place < held[layer] and size <= left:
                         own[layer] += size
                         left -= size

@@ -138,6 +138,9 @@ class Needs:
     "": it has none. ``python -m policies fit`` finds it there, and nobody else imports it."""
     learns: ClassVar[bool] = False
     """Whether it learns from the train requests; see :meth:`wants_history`."""
+    versions: ClassVar[tuple[str, ...]] = ()
+    """The parameters of which each names a dtype, one that the model has a size in and that is smaller than its own, in
+    which it wants experts as well, or null: a version each (policies.api.Setup.versions), in this order."""
     unlearned: ClassVar[str] = ""
     """The switch that makes it do without train requests, where there is one."""
 
@@ -166,6 +169,10 @@ class Needs:
         A user is told the commands, and those of the switches with which nothing is missing.
         """
         return ()
+
+    def memorises(self) -> bool:
+        """Whether it keeps what single requests have shown while it is measured, to know those that are alike."""
+        return False
 
     def wants_history(self) -> bool:
         """Whether :meth:`policies.api.Policy.fit` wants the train requests, with its parameters as they are."""

@@ -57,6 +57,9 @@ class Split(Layers):
         super().__init__(setup)
         self.backend = backend if backend != "auto" else self._recommended()
         if phi is not None:
+            if rates == "alone":
+                why = "is how phi=null is chosen"
+                raise UserError(f"policy.rates=alone: {why}; allowed: together with policy.phi={phi}")
             between("phi", phi, 0, 1, "the share of a layer's misses that is fetched")
             if self.backend != "hybrid":
                 why = "is offload on this machine" if backend == "auto" else "fetches all or none"

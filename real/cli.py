@@ -11,6 +11,7 @@ PROGRAM = Program(
         "diff": ("real.diff:main", "where two logs of facts first differ, in words"),
         "calibrate": ("real.calibrate:main", "the runtime's own overheads, added to a hardware profile"),
         "quality": ("real.quality:main", "what a lossy policy costs: perplexity, KL, agreement"),
+        "beside": ("real.beside:main", "the library, accelerate and our runtime, each in a process"),
         "peers": ("real.peers:main", "our runtime beside the library and accelerate"),
         "measure": ("real.measure:main", "a machine with a GPU in one go, within minutes"),
         "evaluate": ("real.evaluate:main", "what measure left: replayed, simulated, fitted and judged"),

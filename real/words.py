@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 
 from sim.experiment.config import RunConfig, load_config, load_configs
+from sim.experiment.served import of_a_device
 from sim.experiment.words import ROOTS
 from sim.prices import AS_TRACED
 from traces.kit import conf
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 Weights = Annotated[Literal["auto", "random"], "auto: the checkpoint's; random: of the shape of model=, without one"]
 Checkpoint = Annotated[str, "weights, where model= is a name of conf/model that ships none"]
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Of a number, by the types in which kernels here compute."""
 BESIDE = ("hardware", "trace")
 """What may be given beside a file of configurations: it may lie elsewhere on the machine that reads it."""
 
@@ -85,19 +88,32 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
     if file:
         if rest:
             raise UserError(f"{rest[0]}: not beside config={file}, which holds the whole configuration")
-        return load_config(Path(file))
+        return on_one_device(load_config(Path(file)))
     with _hydra():
         from sim.experiment.compose import read_config
-    return read_config(_priced(rest, "model="))
+    return on_one_device(read_config(_priced(rest, "model=")))
 
 
 def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
     """One configuration per cell of a grid, likewise; without trace= and model= it is tiny-moe's sample."""
     if file:
-        return [_with(config, rest, file) for config in load_configs(Path(file))]
+        return [on_one_device(_with(config, rest, file)) for config in load_configs(Path(file))]
     with _hydra():
         from sim.experiment.sweep.plan import read_grid
-    return read_grid(_priced(rest, "model=", "trace="))
+    return [on_one_device(config) for config in read_grid(_priced(rest, "model=", "trace="))]
+
+
+def on_one_device(config: RunConfig) -> RunConfig:
+    """The configuration as a device has it (:func:`throughout`). UserError for several GPUs and for a disk below host
+    memory, which are simulated alone."""
+    for key, value, allowed in (
+        ("hardware.gpus", config.hardware.get("gpus", 1), 1),
+        ("host_memory", "null" if config.host_memory is None else config.host_memory, "null"),
+    ):
+        if value != allowed:
+            more = "several" if allowed == 1 else "experts on a disk"
+            raise UserError(f"{key}={value}: allowed: {allowed} on a device; {more} are simulated only")
+    return throughout(of_a_device(config))
 
 
 @contextmanager
@@ -133,8 +149,23 @@ def model_dtype(config: RunConfig) -> str:
     dtype: Any = config.model.get("dtype")
     if dtype is None:
         return "auto"
-    check_choice("model.dtype", str(dtype), ("bfloat16", "float16", "float32"))
+    check_choice("model.dtype", str(dtype), tuple(BYTES))
     return str(dtype)
+
+
+def throughout(config: RunConfig) -> RunConfig:
+    """The configuration with a model that has its dtype throughout, as it has on a device: the simulator takes
+    model.dtype= as the experts' alone. So the rest of it is priced, and given room, in what it is."""
+    model, dtype = config.model, str(config.model.get("dtype"))
+    was, cached = (model.get(key) for key in ("dense_bytes_per_param", "kv_bytes_per_token"))
+    if dtype not in BYTES or type(was) is not int or type(cached) is not int or was in (0, BYTES[dtype]):
+        return config  # also as_traced, which has neither; what is no number is told of by whoever reads the model
+    own = {
+        "compute_dtype": dtype,
+        "dense_bytes_per_param": BYTES[dtype],
+        "kv_bytes_per_token": cached * BYTES[dtype] // was,
+    }
+    return replace(config, model={**model, **own})
 
 
 def one_run(

@@ -23,6 +23,7 @@ PROGRAM = Program(
         "timeline": ("sim.results.side_by_side:main", "the timelines of several runs as one, for Perfetto"),
         "check": ("sim.check.cli:main", "does a policy keep the contract?"),
         "bench": ("sim.experiment.bench:main", "the engine's own speed and memory, or a policy's"),
+        "list": ("sim.experiment.listing:main", "policies, models, hardware, traces or experiments, a line each"),
         "config": (
             "sim.experiment.words:config",
             "the resolved configuration of a run or of a grid, for a machine without Hydra",

@@ -111,6 +111,9 @@ class FMoE(Policy):
     def decided(self) -> Mapping[str, Any]:
         return {"maps": self.store.size}
 
+    def memorises(self) -> bool:
+        return self.updated
+
     def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:
         embeddings = [e for _, e in block if e is not None]
         self.store.add(np.concatenate([m for m, _ in block]), np.concatenate(embeddings) if embeddings else None)

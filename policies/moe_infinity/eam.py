@@ -43,7 +43,7 @@ class Collection:
 class Requests:
     """The matrices so far of the requests under way, and the collections that they enter in the end.
 
-    For decode and for prefill, in this order, so that a step's ``prefill`` is an index.
+    For decode and for prefill, in this order, so that whether a request's rows are of its prompt is an index.
     """
 
     def __init__(self, capacity: int, n_layers: int, n_experts: int) -> None:

@@ -64,8 +64,7 @@ class MoEInfinity(Policy):
 
         n_layers, n_experts = setup.n_layers, setup.n_experts
         self.requests = Requests(capacity, n_layers, n_experts)
-        self.collection = self.requests.collections[0]  # of the step's phase
-        self.iterations: list[Iteration] = []  # of the step's requests
+        self.iterations: list[Iteration] = []  # of the step's requests, beside what is collected of their phase
         self.layer = -1
         self.asked: tuple[int, list[NDArray[np.intp]]] | None = None  # tag, matches per request
         self.behind = False  # whether a gate has run since
@@ -90,10 +89,15 @@ class MoEInfinity(Policy):
         decode, prefill = self.requests.collections
         return {"matrices_prefill": prefill.size, "matrices_decode": decode.size}
 
+    def memorises(self) -> bool:
+        return self.online
+
     def on_step(self, step: Step) -> None:
-        self.requests.close(step.prefill, step.requests)
-        self.layer, self.collection = -1, self.requests.collections[step.prefill]
-        self.iterations = [Iteration(self.collection) for _ in step.requests]
+        prompts = step.of_prompts()
+        for prefill in sorted(set(prompts)):
+            self.requests.close(prefill, [x for x, its in zip(step.requests, prompts, strict=True) if its == prefill])
+        self.layer = -1
+        self.iterations = [Iteration(self.requests.collections[prefill]) for prefill in prompts]
         self.asked, self.behind = None, False
         self._pass_by(self.setup.n_layers)
         self.matched = []
@@ -103,11 +107,11 @@ class MoEInfinity(Policy):
     def on_gate(self, event: LayerEvent) -> None:
         if self.lfu is not None:
             self.lfu.on_gate(event)
-        self.layer = event.layer
+        self.layer, prompts = event.layer, event.of_prompts()
         for i, (experts, tokens) in enumerate(by_request(event, self.setup.n_experts)):
             self.iterations[i].see(experts, tokens)
             if self.online:
-                self.requests.count(event.requests[i], event.prefill, experts, tokens)
+                self.requests.count(event.requests[i], prompts[i], experts, tokens)
         self._pass_by(event.layer)
         self.declared.fill(False)
         if not self.latency_ns:
@@ -141,7 +145,8 @@ class MoEInfinity(Policy):
         places = [found.tolist() for found in matched]
         if places != self.matched:
             self.matched = places
-            total = sum(map(self.collection.total, matched), np.zeros(len(self.plan)))
+            pairs = zip(self.iterations, matched, strict=True)
+            total = sum((its.collection.total(found) for its, found in pairs), np.zeros(len(self.plan)))
             self.likely = shares(total, self.setup.n_layers)
             self.worth.stale = True
         self._rank()

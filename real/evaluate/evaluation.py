@@ -35,6 +35,7 @@ KEYS = {
     "overheads": ("samples", "model", "seed", "date"),
     "decisions": ("where", "policy_us"),
     "peers": ("rows", "left_out"),
+    "beside": ("rows", "left_out", "about", "prompt_tokens"),
     "exact": ("equal", "digests", "passes", "library", "grouped", "tpot_ms"),
     "passes": ("passes", "aten_calls_per_pass", "launches_per_pass", "policy", "budget"),
 }
@@ -141,6 +142,7 @@ class Evaluation:
                 for grid, it in self.documents.items()
             },
             "peers": self.step("peers"),
+            "beside": self.step("beside"),
             "exact": self.step("exact"),
             "decisions": self.decisions,
             "runtime": (self.hardware or {}).get("runtime"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+from real.beside.told import markdown
 from real.evaluate.evaluation import GRIDS, Evaluation
 from real.validation.verdict import agrees, judgement, number, share, table
 from real.validation.writing import word, write_results
@@ -22,7 +23,7 @@ def page(found: Evaluation) -> str:
         f"{about['device']} ({about['host']}), Python {about['python']}, torch {about['torch']}, transformers"
         f" {about['transformers']}; runtime {about['code']}; everything at {about['size']} size.",
     ]
-    for part in (_criteria, _grids, _copies, _overheads, _decisions, _peers, _exact, _passes, _steps):
+    for part in (_criteria, _grids, _copies, _overheads, _decisions, _peers, _beside, _exact, _passes, _steps):
         blocks += part(found)
     return "\n\n".join(blocks) + "\n"
 
@@ -120,6 +121,12 @@ def _peers(found: Evaluation) -> Iterator[str]:
     yield table(("", "ms per token", "ratio"), [(row, number(ms), f"{ms / base:.2f}") for row, ms in took.items()], 0)
     if peers["left_out"]:
         yield "\n".join(f"- left out: {name}: {why}" for name, why in peers["left_out"].items())
+
+
+def _beside(found: Evaluation) -> Iterator[str]:
+    if (beside := found.step("beside")) is not None:
+        yield "## Beside the library, each in a process of its own"
+        yield markdown(beside).rstrip()
 
 
 def _exact(found: Evaluation) -> Iterator[str]:

@@ -13,13 +13,14 @@ from traces.kit.words import Between, folder
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measures a machine with a GPU, in one process and in the time given: whether it
+    """Measures a machine with a GPU, in one go and in the time given: whether it
     is fit for this (versions, memory, the CUDA paths on a tiny model), copies by
     size, one layer of the model by tokens, what this runtime adds, then policies by
     budgets on a recorded trace's routing at OLMoE-1B-7B's size with random weights,
     the runtime beside the library and accelerate, whether outputs are equal to the
     bit, experts of Mixtral's size (where the link decides), experts that the host
-    computes, second runs, a profile of three passes, and the policies' own time.
+    computes, second runs, a profile of three passes, the policies' own time, and
+    runtime, library and accelerate once more, each in a process of its own.
     Nothing is simulated: python -m real evaluate DIR does that, on any machine,
     afterwards.
 

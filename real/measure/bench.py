@@ -70,6 +70,8 @@ class Size:
     overhead_tokens: int
     new_tokens: int
     accelerate_tokens: int
+    others: tuple[str, ...]  # engines that are not ours, each in a process: the disk offload would write all weights
+    beside: tuple[tuple[str, str], ...]  # (policy, budget) of ours beside them
 
 
 PROFILED = ("lru", "gate_ahead", "promoe", "fmoe")
@@ -93,6 +95,8 @@ FULL = Size(
     overhead_tokens=48,
     new_tokens=48,
     accelerate_tokens=4,
+    others=("resident", "cpu_offload"),
+    beside=(("lru_layer", "50%"), ("fiddler", "50%"), ("lru_layer", "25%")),
 )
 TINY = Size(
     Subject("tiny-moe", "auto", "float32", "sample", 1, 0),
@@ -110,6 +114,8 @@ TINY = Size(
     overhead_tokens=4,
     new_tokens=6,
     accelerate_tokens=3,
+    others=("resident",),
+    beside=(("lru_layer", "50%"),),
 )
 
 

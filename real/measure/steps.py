@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from real.measure import beside, machine, served
+from real.measure import beside, machine, processes, served
 from real.measure.bench import Bench
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import State, claim
@@ -50,6 +50,7 @@ STEPS = (
     Step("again", served.again, 10, 120, ("cells",), lambda it: served.files(it.size.again, "cells", ".2")),
     Step("profile", beside.profile, 10, 45, ("store",), _files("passes.json", "passes.json.gz")),
     Step("decisions", served.decisions, 10, 45, ("cells",), _files("decisions.json")),
+    Step("beside", processes.beside, 10, 120, (), _files("beside.json")),
 )
 MINUTES = 9.0
 """What ``most_s`` is meant for; with more time each step may take longer in proportion."""

@@ -21,8 +21,9 @@ class Options(Configured):
     steps), and compares every next-token distribution with the full model's:
     perplexity, KL divergence (nats per token), share of tokens whose likeliest next
     one is the same. Beside them what a replay of the recorded routing knows (kept
-    gate mass, substituted, skipped: first-order), and the same figures of the
-    device's run.
+    gate mass, substituted, skipped, in lower precision: first-order), and the same
+    figures of the device's run. Where a policy loads experts in lower dtypes, they
+    are packed in them, copied as they are and widened where they are computed.
 
     policy, hardware, chunks, seed, limit, warmup, workload.batch and policy.KEY are
     those of python -m sim run. model= is tiny-moe (where none is given), a
@@ -54,6 +55,7 @@ class Options(Configured):
     max_new_tokens: Annotated[
         int, Between(1, MOST), "of prompts: so many are decoded at most, where a text does not say"
     ] = 64
+    uniform: Annotated[str, "dtypes such as int8,int4: a row for each, all experts in it, as a yardstick"] = ""
     out: Out = Path("outputs")
 
 
@@ -75,7 +77,8 @@ def main(options: Options) -> int:
     decoding = Decoding("teacher_forced", options.max_new_tokens, options.max_prompt_tokens)
     budgets, name = options.budget.split(",") if options.budget else [], checkpoint(rest, config)
     store, documents = Store(options.out), []
-    for document in measure(config, name, budgets, options.where(), prompts, decoding):
+    uniform = options.uniform.split(",") if options.uniform else []
+    for document in measure(config, name, budgets, options.where(), prompts, decoding, uniform):
         documents.append(document)
         # A device's run is not a function of its configuration: the whole document is its address.
         key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 import gc
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from policies import registry
+from policies.api import Policy
 from policies.lru import LRU
 from real.quality.scores import Kept, Scores
+from real.quality.uniform import Uniform
+from real.quality.versions import Held, all_in, packed_sizes, sized
 from real.run.session import on_device
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
@@ -26,6 +29,7 @@ from sim.experiment.provenance import code_digest, identify, modelled
 from sim.results.columns import leaves
 from sim.results.document import SCHEMA
 from sim.results.quality import quality
+from sim.results.versions import of_versions
 from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
@@ -49,27 +53,39 @@ def traced(config: RunConfig, loaded: Loaded, prompts: PromptFile | None, decodi
 
 
 def measure(
-    config: RunConfig, name: str, budgets: Sequence[str], where: Where, prompts: PromptFile | None, decoding: Decoding
+    config: RunConfig,
+    name: str,
+    budgets: Sequence[str],
+    where: Where,
+    prompts: PromptFile | None,
+    decoding: Decoding,
+    uniform: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """The result documents, one for each budget (none: the configuration's), as they come. UserError for mistakes.
+    """The result documents, one for each budget (none: the configuration's), as they come, then one for each dtype of
+    ``uniform``, with all experts in it. UserError for mistakes.
 
     ``name``: the checkpoint; ``prompts``: texts instead of the configuration's trace.
     """
     loaded = where.load(name, model_dtype(config))
+    sizes = packed_sizes(loaded.model, uniform)
     with traced(config, loaded, prompts, decoding) as given:
         budgets = budgets or [str(given.budget)]
-        cells = [make_cell(replace(given, budget=budget, bounds=False, log=False)) for budget in budgets]
+        cells = [
+            sized(make_cell(replace(given, budget=budget, bounds=False, log=False)), sizes, uniform)
+            for budget in budgets
+        ]
         _check_source(cells[0], loaded)
         for cell in cells:  # a mistake in the last one shows before the first is run
             policy = make_policy(cell)
-            check_policy(policy)
+            check_policy(policy, policy.setup.versions[1:])
             make_core(cell, policy)
         model = where.put(loaded.model)
         cells = [on_device(cell, model) for cell in cells]
-        kept = full_outputs(cells[0], model)
-        for cell in cells:
+        kept, held = full_outputs(cells[0], model), Held(model, where)
+        runs = [(cell, make_policy) for cell in cells] + [all_in(cells[0], dtype) for dtype in uniform]
+        for cell, make in runs:
             gc.collect()  # the slots of the run before: its core and its policy hold each other
-            yield _compared(cell, model, kept, loaded, recorded=prompts is not None)
+            yield _compared(cell, make, model, kept, held, loaded, recorded=prompts is not None)
 
 
 def _check_source(cell: Cell, loaded: Loaded) -> None:
@@ -97,12 +113,21 @@ def full_outputs(cell: Cell, model: Offloaded) -> Kept:
     return kept
 
 
-def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, *, recorded: bool) -> dict[str, Any]:
+def _compared(
+    cell: Cell,
+    make: Callable[[Cell], Policy],
+    model: Offloaded,
+    kept: Kept,
+    held: Held,
+    loaded: Loaded,
+    *,
+    recorded: bool,
+) -> dict[str, Any]:
     from sim.experiment.run import simulate  # and SimPy
 
-    scores = Scores(cell.trace, kept)
-    run = run_taught(cell, model, make_policy(cell), scores.take)
-    simulated = simulate(cell, make_policy(cell))
+    scores, policy = Scores(cell.trace, kept), make(cell)
+    run = run_taught(cell, model, policy, scores.take, held.versions(policy.setup.versions[1:]))
+    simulated = simulate(cell, make(cell))
     outcomes = {"simulator": simulated, "device": run.outcome}
     known = {where: quality(outcome.policy, outcome.accounts) for where, outcome in outcomes.items()}
     first_order = {where: shares for where, (shares, _) in known.items()}
@@ -112,6 +137,8 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, *, recor
         for key, why in unknown.items()
     }
     measured = scores.figures()
+    versions, unseen = of_versions(run.core.setup.versions, run.outcome.accounts)
+    nulls |= unseen
     nulls |= {key: "there is no such token" for key, figure in leaves(measured, "measured") if figure is None}
     policy = run.outcome.policy
     return {
@@ -133,12 +160,13 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, *, recor
             "routing": "the model's own on the device; the trace's in the simulator",
             "lossless": policy.lossless,
             "seed": cell.config.seed,
-            "code": code_digest(policy.name),
+            "code": code_digest(None if isinstance(policy, Uniform) else policy.name),
             "code_real": runtime_digest(),
             "decision_digest": {"device": run.core.digest(), "simulator": simulated.core.digest()},
         },
         "policy": {"name": policy.name, "facts": dict(run.outcome.decided)},
         "memory": {"budget_bytes": cell.setup.budget, "peak_bytes": run.core.state.peak + run.core.own_bytes},
+        **versions,
         "measured": measured,
         "first_order": first_order,
         "nulls": nulls,

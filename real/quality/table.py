@@ -37,24 +37,33 @@ def show(documents: Sequence[Mapping[str, Any]]) -> None:
         console.print(Text(f"the simulator's figures rest on what is {rests}", style="yellow"))
     console.print()
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    heads = ("perplexity", "KL nats", "max", "agree %", "kept mass %", "substituted %", "skipped %")
+    low = any((document["first_order"]["device"] or {}).get("low_precision") for document in documents)
+    shown = ("kept_gate_mass", *list(SHARES)[: 3 if low else 2])
+    heads = ["perplexity", "KL nats", "max", "agree %", "kept mass %", "substituted %", "skipped %"]
+    heads += ["lower precision %"] if low else []
     table.add_column(first["policy"]["name"], no_wrap=True)
     for name in heads:
         table.add_column(name, justify="right")
     for document in documents:
         measured, shares = document["measured"], document["first_order"]
         table.add_row(
-            format_bytes(document["memory"]["budget_bytes"]),
+            _row(document),
             "/".join(_n(measured[part]["perplexity"]) for part in ("prefill", "decode")),
             _n(measured["kl_nats"], 4),
             _n(measured["kl_max_nats"], 2),
             _percent(measured["token_agreement"]),
-            *(_both(shares, share) for share in ("kept_gate_mass", *list(SHARES)[:2])),
+            *(_both(shares, share) for share in shown),
         )
     console.print(table)
     console.print(
-        Text("perplexity: prefill/decode; the last three: simulated / on the device, first-order", style="dim")
+        Text("perplexity: prefill/decode; from kept mass on: simulated / on the device, first-order", style="dim")
     )
+
+
+def _row(document: Mapping[str, Any]) -> str:
+    """What a row is of: a budget, or a dtype of all experts."""
+    dtype = document["policy"]["facts"].get("uniform")
+    return f"all in {dtype}" if dtype else format_bytes(document["memory"]["budget_bytes"])
 
 
 def _both(shares: Mapping[str, Any], name: str) -> str:

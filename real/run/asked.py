@@ -9,7 +9,7 @@ from real.run.choosing import chooser, seed_of
 from real.run.words import Generation
 from traces.kit.errors import UserError
 from traces.models.load import Loaded
-from traces.prompts.jobs import Decoding, Job, encode, plan
+from traces.prompts.jobs import Decoding, Job, TemplateError, encode, plan
 from traces.prompts.records import Prompt, parse_record
 from traces.prompts.source import PromptFile
 
@@ -73,6 +73,7 @@ def decoding_of(how: Generation, seed: int) -> Decoding:
 def jobs_of(asked: Asked, how: Generation, loaded: Loaded, seed: int) -> tuple[list[Job], list[str]]:
     """Each prompt's tokens and how they go on; and what is to be told of it, a line each. UserError for a prompt that
     cannot be, or a tokenizer without a template for chats."""
+    texts = {prompt.number for prompt in asked.prompts if prompt.text is not None}
     if how.chat:
         if not getattr(loaded.tokenizer, "chat_template", None):
             raise UserError(f"chat=true: the tokenizer of {loaded.name} has no chat template; allowed: chat=false")
@@ -80,7 +81,11 @@ def jobs_of(asked: Asked, how: Generation, loaded: Loaded, seed: int) -> tuple[l
     decoding = decoding_of(how, seed)
     found, notes = [], [*asked.notes]
     for prompt in asked.prompts:
-        job = plan(prompt, loaded, decoding)
+        try:
+            job = plan(prompt, loaded, decoding)
+        except TemplateError as error:  # chat=false keeps texts from the template, and no chat
+            allowed = ["no system="] * bool(how.system) + ["chat=false" if prompt.number in texts else "other turns"]
+            raise UserError(f"{error.fault}; allowed: {', or '.join(allowed)}") from None
         found.append(replace(job, choose=chooser(how, job.ids, seed_of(seed, prompt.number))))
         if len(job.ids) == how.max_prompt_tokens:  # which may be all that it has
             had = len(encode(loaded.tokenizer, prompt, decoding.chat_template)[0])

@@ -96,6 +96,8 @@ def _of_one_token(layers: NDArray[np.int64], n_experts: int) -> list[dict[int, t
 def can_group(pool: Pool) -> bool:
     """Whether the grouped kernel takes the pool's slots, and is no loop over all of them."""
     device = pool.backend.device
+    if not pool.slots:
+        return False
     if device.type == "cpu":  # it visits every group, used or not: over a pool 13 times as long as one by one
         return pool.holds_all
     return has_fast_kernel(device, pool.store.layout, pool.store.n_experts if pool.holds_all else pool.slots)

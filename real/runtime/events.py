@@ -45,6 +45,10 @@ class Feed(ABC):
         """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
         return None
 
+    def chosen(self, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Whom the gate that has just run chose, [n, K], and their weights; None: not known."""
+        return None
+
     def ended(self) -> None:  # noqa: B027 - most feeds have nothing to do then
         """The pass has ended."""
 

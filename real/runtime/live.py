@@ -185,6 +185,11 @@ class Live(Feed):
             return None
         return shown.logits[layer], torch.from_numpy(shown.routed[layer][1])
 
+    def chosen(self, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Experts and weights [n, K] of the layer whose gate has just run, by descending weight."""
+        ids, weights = self.steps[-1][1].routed[layer]
+        return ids.astype(np.int64), weights.astype(np.float32)
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within this block the model's routers are listened to."""

@@ -200,7 +200,8 @@ class Machine(Behind):
         """CoreError where the policy has others compute than the gate chose, and does not say which tokens."""
         routing, policy = self.core.routing, self.core.policy
         if routing is not None and routing.chosen is None and not policy.lossless:
-            wanted = {x: n for x, n in zip(routing.demand, routing.tokens, strict=True) if n}
+            number = self.core.setup.expert_of  # in whatever version
+            wanted = {number(x): n for x, n in zip(routing.demand, routing.tokens, strict=True) if n}
             if wanted != dict(zip(demand, tokens, strict=True)):
                 raise CoreError(f"policy {policy.name} does not say who computes which token (Routing.chosen)")
 

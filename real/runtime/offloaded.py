@@ -22,6 +22,7 @@ from real.runtime.host import SHOWN, Host
 from real.runtime.machine import Machine
 from real.runtime.pool import ALIGNED, Pool
 from real.runtime.store import HostStore, same_layout
+from real.runtime.versions import ItemPool, VersionedCompute
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short
 from traces.models.families import INTERFACE, MoeModel, inspect_model
@@ -103,9 +104,12 @@ class Offloaded:
         """
         pool = machine.pool
         hosted = machine.core.places is not None
-        layers = [
-            LayerCompute(layer.experts, i, pool, self.exact, hosted=hosted) for i, layer in enumerate(self.moe.layers)
-        ]
+        modules = [layer.experts for layer in self.moe.layers]
+        layers: list[LayerCompute]
+        if isinstance(pool, ItemPool):
+            layers = [VersionedCompute(module, i, pool) for i, module in enumerate(modules)]
+        else:
+            layers = [LayerCompute(module, i, pool, self.exact, hosted=hosted) for i, module in enumerate(modules)]
         run = Run(machine, feed, layers[0].groups)
 
         def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -115,6 +119,8 @@ class Offloaded:
             layer = machine.core.event.layer
             law = self.moe.layers[layer].law
             known = feed.gate(layer, law)
+            if known is None and allowed.all() and (own := feed.chosen(layer)) is not None:
+                return own_weights(*own, ids, len(allowed))
             if known is None:
                 raise RuntimeError("masked_weights was asked for by a policy that does not declare router_probs")
             return masked_weights(law, *known, ids, allowed)
@@ -241,6 +247,17 @@ def _with_weights(model: Offloaded, device: torch.device) -> Iterator[None]:
             store.layout.clear(layer.experts)
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def own_weights(
+    chosen: NDArray[np.int64], weights: NDArray[np.float32], ids: NDArray[np.int64], n_experts: int
+) -> NDArray[np.float32]:
+    """The weights [n, K'] of ``ids`` [n, K'] (E: none, of weight 0) as the gate gave them to those that it chose,
+    ``weights`` of ``chosen`` [n, K]; 0 for others."""
+    found = np.zeros((len(chosen), n_experts + 1), np.float32)
+    np.put_along_axis(found, np.minimum(chosen, n_experts), weights, 1)
+    found[:, n_experts] = 0
+    return np.take_along_axis(found, ids, 1)
 
 
 def masked_weights(

@@ -13,6 +13,7 @@ from real.runtime.events import Feed
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import DeviceRun, Runner, check_shape, depth_of, device_machine, running
+from real.runtime.versions import Versions
 from sim.experiment.cell import Cell, make_signals, passes_of
 from sim.workload.passes import Pass
 from traces import Trace
@@ -41,11 +42,18 @@ def run_forced(
         return _serve(cell, runner, tokens, lambda logits: machine.read(logits.argmax(-1)), take)
 
 
-def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Callable[[Pass, Tensor], None]) -> DeviceRun:
+def run_taught(
+    cell: Cell,
+    model: Offloaded,
+    policy: Policy,
+    take: Callable[[Pass, Tensor], None],
+    versions: Versions | None = None,
+) -> DeviceRun:
     """Feed the trace's tokens, whatever the model would say, and let its routers choose.
 
     ``take(step, logits)``: of each measured pass, logits [rows, V] of all its tokens. What fitted predictors say is
-    what stands beside the trace. UserError for a trace without tokens, or of another model's shape.
+    what stands beside the trace. ``versions``: the experts in the dtypes that the policy wants beside the model's own.
+    UserError for a trace without tokens, or of another model's shape.
     """
     check_shape(cell.setup, model, cell.model.name)
     tokens, trace = cell.trace.token_ids, f"trace={cell.config.trace}"
@@ -56,7 +64,7 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Callable[[Pas
         raise UserError(f"{trace} has token {largest}; allowed: 0 to {vocabulary - 1}, the model's")
     live = Live(model.moe, policy.needs())
     signals = live.signals(policy, {name: np.asarray(found.expert_ids) for name, found in cell.predicted.items()})
-    machine = device_machine(model, policy, signals, depth_of(cell.hardware))
+    machine = device_machine(model, policy, signals, depth_of(cell.hardware), versions)
 
     def read(logits: Tensor) -> Tensor:
         return torch.from_numpy(*machine.read(logits.float()))

@@ -14,12 +14,14 @@ from real.runtime.hosted import HostedMachine
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
+from real.runtime.versions import ItemPool, Versions
 from sim.core.acting import stated
 from sim.core.core import Core, StepSignals
+from sim.core.several import core_of
 from sim.prices import HardwareProfile
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, one_of
 from traces.models.devices import free_memory
 
 T = TypeVar("T")
@@ -64,17 +66,23 @@ class Runner:
         return DeviceRun(Outcome(policy, machine.core, accounts, machine.timings, dict(self.facts)), machine)
 
 
-def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth: int = 1) -> Machine:
+def device_machine(
+    model: Offloaded, policy: Policy, signals: StepSignals, depth: int = 1, versions: Versions | None = None
+) -> Machine:
     """A machine that runs ``policy`` for a model, with slots for its budget; ``depth``: chunks on the link at once.
 
-    Where the policy may leave experts to the host, it has threads for them: hardware.host.workers. UserError where the
-    device has no room, or where the policy wants another model, or the host to begin before a gate.
+    Where the policy may leave experts to the host, it has threads for them: hardware.host.workers. ``versions``: the
+    experts in the dtypes that the policy wants beside the model's own. UserError where the device has no room, or where
+    the policy wants another model, or the host to begin before a gate, or versions that there are not.
     """
     setup = policy.setup
-    check_policy(policy)
+    check_policy(policy, () if versions is None else versions.lower)
     check_device(setup, model)
-    pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
-    core, threads = Core(policy, setup, signals), setup.predictor_threads
+    capacity, threads = setup.budget - policy.gpu_bytes(), setup.predictor_threads
+    if versions is not None and setup.versions:
+        items = ItemPool(versions, capacity, setup.chunks, model.backend)
+        return Machine(core_of(policy, setup, signals), items, depth=depth, predictor_threads=threads)
+    pool, core = Pool(model.store, capacity, setup.chunks, model.backend), Core(policy, setup, signals)
     if core.places is None or setup.host is None:
         return Machine(core, pool, depth=depth, predictor_threads=threads)
     return HostedMachine(core, pool, depth=depth, predictor_threads=threads, workers=setup.host.workers)
@@ -98,14 +106,18 @@ def running(model: Offloaded, machine: Machine, feed: Feed) -> Iterator[Runner]:
         yield Runner(run, Engine(model.model, model.backend.device), facts)
 
 
-def check_policy(policy: Policy) -> None:
-    """UserError for a policy that wants another model, or the host to begin experts before their gate."""
+def check_policy(policy: Policy, lower: Sequence[str] = ()) -> None:
+    """UserError for a policy that wants another model, the host to begin experts before their gate, or experts in other
+    dtypes than its model's and those of ``lower``."""
     if policy.modified:
         why = "is of a modified model, whose gates choose a layer ahead, and the device's is not"
         raise UserError(f"policy={policy.name}: {why}; allowed: policies of the model as it is")
     if policy.uses("precompute"):
         why = "has the host begin experts before their gate, which this runtime does not"
         raise UserError(f"policy={policy.name}: {why}; allowed: policies that precompute nothing")
+    if (wanted := policy.setup.versions[1:]) != tuple(lower) and wanted:
+        why = f"wants experts in {one_of(wanted)} as well, which python -m real quality measures, and no other command"
+        raise UserError(f"policy={policy.name}: {why}; allowed: policies of one version")
 
 
 def check_device(setup: Setup, model: Offloaded) -> None:

@@ -16,9 +16,11 @@ from sim.check.laws import (
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
+    assert_serves,
     assert_spreads,
     digests,
 )
+from sim.check.tiers import assert_above_a_disk
 from sim.check.variants import Variant, named
 from traces.kit.errors import UserError
 from traces.kit.telling import in_one_line
@@ -34,9 +36,13 @@ class Options:
 
       causality      nothing that it decides changes when everything after that
                      moment is changed
-      rules          the budget holds at every answer, accounts add up, and it does
-                     the same again, also from the log without a clock
+      rules          the budget holds at every answer, accounts add up (both also by
+                     version, where experts have several), and it does the same
+                     again, also from the log without a clock
+      serving        so it does where passes mix prompts and output of requests
       GPUs           so it does with experts on several GPUs, or says why it cannot
+      disk           so it does where the host holds some experts and a disk the
+                     others, and where the host holds all it does as without a disk
       minimum        the budget that it declares as its least is enough, and one
                      byte less is refused
       decided        what it states is plain JSON, the same again, and asking for it
@@ -112,7 +118,9 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
         "rules": (
             (f"{v}, seed {seed}: ", partial(assert_keeps_the_rules, v, seed)) for v in tried for seed in range(6)
         ),
+        "serving": ((f"{v}, seed {seed}: ", partial(assert_serves, v, seed)) for v in tried for seed in range(2)),
         "GPUs": ((f"{v}, seed {seed}: ", partial(assert_spreads, v, seed)) for v in tried for seed in range(3)),
+        "disk": ((f"{v}, seed {seed}: ", partial(assert_above_a_disk, v, seed)) for v in tried for seed in range(3)),
         "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
         "decided": ((f"{v}: ", partial(assert_decided, v)) for v in tried),
         "hash seeds": iter([("", partial(_same_everywhere, name))]),

@@ -15,9 +15,10 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
+from sim.check.serving import served
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.variants import Variant
-from sim.check.witness import SeveralWitness
+from sim.check.witness import SeveralWitness, VersionedWitness
 from sim.check.witness import Witness as Witness
 from sim.core.accounts import Accounts
 from sim.core.acting import stated
@@ -60,7 +61,8 @@ def ready(policy: Policy, routing: Routing) -> Policy:
 
 def run(policy: Policy, routing: Routing, *, depth: int = 1, core_type: type[Core] | None = None) -> Run:
     """Replay a routing; AssertionError if the policy breaks a rule on the way."""
-    core_type = core_type or (SeveralWitness if policy.setup.gpus > 1 else Witness)
+    usual = VersionedWitness if policy.setup.versions else Witness
+    core_type = core_type or (SeveralWitness if policy.setup.gpus > 1 else usual)
     core: Any = core_type(ready(policy, routing), policy.setup, FakeSignals(routing.signals))
     passes, setup = routing.passes(), policy.setup
     costs: Any = setup.costs
@@ -154,13 +156,29 @@ def assert_spreads(variant: Variant, seed: int) -> None:
     run(variant.build(replace(setup, budget=least)), everything(seed, variant.world)[0]).accounts.check()
 
 
-def assert_keeps_the_rules(variant: Variant, seed: int, setup: Setup | None = None) -> None:
-    """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
-    routing, usual = everything(seed, variant.world)
+def assert_serves(variant: Variant, seed: int) -> None:
+    """It keeps the rules where passes mix prompts and output of several requests, too."""
+    assert_keeps_the_rules(variant, seed, routing=served(seed, variant.world))
+
+
+def assert_keeps_the_rules(
+    variant: Variant, seed: int, setup: Setup | None = None, routing: Routing | None = None
+) -> None:
+    """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose.
+
+    Of one with versions, the budget of each pool, and the accounts by version.
+    """
+    plain, usual = everything(seed, variant.world)
+    if routing is None:
+        routing = plain
+    else:
+        usual = replace(usual, n_layers=routing.ids.shape[1], expert_bytes=(EXPERT,) * routing.ids.shape[1])
     depth = 1 + seed % 2
     setup = replace(setup or variant.roomy(usual), lanes=1 + seed // 2 % 3)
     done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer
     done.accounts.check()
+    if isinstance(done.core, VersionedWitness):
+        done.core.compare(done.accounts)
     rows = sum(len(set(d)) for p in routing.passes() for d in p.demand)
     nbytes = done.accounts.hit_row()[5]
     if done.policy.lossless:
@@ -177,7 +195,8 @@ def assert_keeps_the_rules(variant: Variant, seed: int, setup: Setup | None = No
     same = again.core.log == done.core.log and again.core.digest() == done.core.digest()
     _hold(same and again.accounts == done.accounts, "another answer to the same question")
 
-    core = core_of(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals))
+    fresh = ready(variant.build(setup), routing)
+    core = core_of(fresh, fresh.setup, FakeSignals(routing.signals))
     _hold(replay(done.core.log, core) == done.core.digest(), "decided otherwise where there was no clock")
     _hold(core.state.slot == done.core.state.slot, "decided otherwise where there was no clock")
 

@@ -15,6 +15,8 @@ from sim.workload.passes import Pass
 PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
 """Fitted predictors of every synthetic trace, beside those that a policy asks for."""
 ABSENT = 255
+LOWER = "int4"
+"""The dtype of which every synthetic model has a size, beside its own."""
 
 
 @dataclass(frozen=True)
@@ -233,4 +235,5 @@ def setup_of(
     costs = costs or FlatCosts()
     host = FlatHost(2 * costs.expert, Fraction(size, max(1, costs.copy_ns(size))))
     shape = (n_layers, routing.n_experts, k, sizes, chunks, budget)
-    return Setup(*shape, costs, 1, predictors, host=host)
+    others = {LOWER: (max(chunks, size // 3),) * n_layers}
+    return Setup(*shape, costs, 1, predictors, host=host, dtype="bfloat16", others=others)

@@ -90,7 +90,8 @@ class Variant:
 
     def roomy(self, setup: Setup) -> Setup:
         """The setup, with the budget raised to what the policy needs."""
-        policy: Policy = registry.find(self.name)(setup, **dict(self.params))
+        params = dict(self.params)
+        policy: Policy = registry.find(self.name)(registry.versioned(self.name, setup, params), **params)
         return replace(setup, budget=max(setup.budget, policy.min_budget()))
 
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.api import LayerEvent, Policy, Setup
+from sim.core.accounts import LOW_PRECISION, Accounts
 from sim.core.core import Core
 from sim.core.log import record
 from sim.core.several import SeveralCore
+from sim.core.tiers import TieredCore
+from sim.core.versions import VersionedCore
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Snapshot:
 class Witness(Core):
     """Watches the budget at every answer, and notes what was decided before each step and gate."""
 
-    def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
-        super().__init__(policy, setup, signals)
+    def __init__(self, policy: Policy, setup: Setup, signals: Any, *more: Any) -> None:
+        super().__init__(policy, setup, signals, *more)
         self.snapshots: list[Snapshot] = []
         self.number = -1
         self.asked = 0
@@ -55,10 +58,50 @@ class Witness(Core):
         held = [x for x in range(len(state.slot)) if state.slot[x]]
         if sum(state.size[x] for x in held) + self.policy.gpu_bytes() > setup.budget:
             raise AssertionError("more bytes than the budget")
-        for layer, share in enumerate(state.layer_capacity or ()):
-            if sum(state.size[x] for x in held if setup.layer_of(x) == layer) > share:
-                raise AssertionError(f"more bytes than the budget of layer {layer}")
+        for number, share in enumerate(state.layer_capacity or ()):
+            if sum(state.size[x] for x in held if self.share_of(x) == number) > share:
+                raise AssertionError(f"more bytes than the budget of {self.shared} {number}")
         return answer
+
+    shared = "layer"
+    """What has a share of the budget, where anything has."""
+
+    def share_of(self, x: int) -> int:
+        return self.setup.layer_of(x)
+
+
+class VersionedWitness(Witness, VersionedCore):
+    """Watches each version's part of the budget, and counts for itself what is of which."""
+
+    def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
+        super().__init__(policy, setup, signals)
+        versions = [0] * len(setup.versions)
+        self.lookups, self.copied, self.low = list(versions), list(versions), 0
+        self.by_pool = policy.version_budgets() is not None
+        self.shared = "version" if self.by_pool else "layer"
+
+    def share_of(self, x: int) -> int:
+        row = x // self.setup.n_experts
+        return row // self.setup.n_layers if self.by_pool else row
+
+    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
+        event = super().gate(layer, demand, tokens, now)
+        for x, n in zip(event.demand, event.tokens, strict=True):
+            self.lookups[self.setup.version_of(x)] += n > 0
+            self.low += n * (x >= self.setup.n_all)
+        return event
+
+    def next_chunk(self) -> int:
+        chunk = super().next_chunk()
+        if chunk >= 0:
+            self.copied[self.setup.version_of(chunk // self.setup.chunks)] += self.state.chunk_bytes[chunk]
+        return chunk
+
+    def compare(self, accounts: Accounts) -> None:
+        """AssertionError where the accounts by version are not what was seen. Of a run without a warm-up."""
+        stated = [each.lookups for each in accounts.by_version], [each.copied_bytes for each in accounts.by_version]
+        if stated != (self.lookups, self.copied) or self.low != accounts.quality_row()[LOW_PRECISION]:
+            raise AssertionError(f"by version, {stated} are accounted for, and {self.lookups, self.copied} were seen")
 
 
 class SeveralWitness(Witness, SeveralCore):
@@ -75,4 +118,17 @@ class SeveralWitness(Witness, SeveralCore):
                 raise AssertionError(f"more bytes than the budget of GPU {at}")
         if shares is not None and any(more > share for more, share in zip(held, shares, strict=True)):
             raise AssertionError("more bytes than the budget of a layer of a GPU")
+        return answer
+
+
+class TieredWitness(Witness, TieredCore):
+    """Watches host memory, too."""
+
+    def next_read(self) -> int:
+        answer = super().next_read()
+        host, wanted = self.host, self.state
+        if sum(size for size, has in zip(host.size, host.slot, strict=True) if has) > self.tier.capacity:
+            raise AssertionError("more bytes than host memory")
+        if any(wanted.given[x] != wanted.done[x] and not host.slot[x] for x in range(len(host.slot))):
+            raise AssertionError("what is being copied has left host memory")
         return answer

@@ -19,6 +19,7 @@ class Acting:
     def __init__(self, loads: Loads, step: Step, event: LayerEvent) -> None:
         self.loads, self.state, self.step, self.event = loads, loads.state, step, event
         self.evictable = loads.state.view().evictable
+        self.n_all = loads.setup.n_all
         self.expected: list[set[int]] = [set() for _ in range(loads.setup.n_layers)]
         """What each layer is expected to demand, in the step ``_due``."""
         self._due = [0] * loads.setup.n_layers
@@ -70,6 +71,7 @@ class Acting:
         self.loads.accounts.predicts = True
         for x in experts:
             self.known(x)
+            x %= self.n_all  # in whatever version
             layer = x // self.state.n_experts
             due = self.step.number + (layer <= self.event.layer)
             if self._due[layer] != due:

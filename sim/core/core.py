@@ -14,16 +14,20 @@ from sim.core.accounts import (
     BYTES_DEMANDED,
     BYTES_READY,
     COMPLETE,
+    DECODE,
     FETCHED,
     LATE_FATE,
     LOOKUPS,
+    MIXED,
     PREDICTED,
+    PREFILL,
     RECALL,
     RESIDENT,
     USEFUL,
 )
 from sim.core.acting import Acting
 from sim.core.loads import NONE, Loads
+from sim.core.mixed import check_rows, classes, count
 from sim.core.places import Places
 from sim.core.routing import discount, reroute
 from sim.core.state import ARRIVED, DEMAND, LATE, PENDING
@@ -37,10 +41,7 @@ Rows = tuple[int, int]
 
 
 class StepSignals(Protocol):
-    """Signals that the core moves along: only the current step, only the layer whose gate has run.
-
-    A policy gets :meth:`shown`, which has no way to move them.
-    """
+    """Signals that the core moves along: only the current step, only the layer whose gate has run."""
 
     layer: int
 
@@ -48,13 +49,13 @@ class StepSignals(Protocol):
         """A step begins; no gate has run."""
 
     def shown(self) -> Signals:
-        """The signals without the handles."""
+        """The signals as a policy gets them, which has no way to move them."""
 
 
 class Core(Loads):
     """One GPU's experts. ``policy`` decides; the core keeps the rules.
 
-    Facts: step_begin, gate, prediction, chunk_done, host_done, expert_done, step_end, each with its time ``now`` for
+    Facts: prompts, step_begin, gate, prediction, chunk_done, host_done, expert_done, step_end, each with its time for
     the log. Questions: next_chunk, next_expert, next_host. Chunks are numbered ``expert * C + i``.
     """
 
@@ -68,6 +69,10 @@ class Core(Loads):
         shown = signals.shown()
         self.step = Step(0, False, 0, (), (), shown)
         self.event = LayerEvent(-1, False, (), (), (), (), shown)
+        self.kind = DECODE
+        """Of the step: an index into accounts by kind of pass."""
+        self._prompts: Sequence[int] = ()
+        self._classes: dict[int, int] | None = None  # of the event's lookups, where it is of a mixed pass
         self._route = policy.route if policy.uses("route") or not policy.lossless else None
         self.routing: Routing | None = None
         """What the policy has put in the place of the last gate's choice."""
@@ -80,16 +85,16 @@ class Core(Loads):
         policy.attach(self.state.view(), self.acting.actions())
 
     @property
-    def phase(self) -> int:
-        """Of the step: an index into accounts by phase."""
-        return 0 if self.step.prefill else 1
-
-    @property
     def routes(self) -> bool:
         """Whether an event may be computed otherwise than it was recorded."""
         return self._route is not None
 
     # -- facts --------------------------------------------------------------------------------------------------
+
+    def prompts(self, counts: Sequence[int], now: int) -> None:
+        """Of the mixed pass that begins next: of each request, how many rows are of its prompt. Of its event whose gate
+        is told next: of each expert, how many tokens are. Told before each of these, and in no other pass."""
+        self._prompts = counts
 
     def step_begin(self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int) -> None:
         """A forward pass over ``parts`` begins: the trace's rows of each of ``requests``."""
@@ -99,6 +104,7 @@ class Core(Loads):
         step.counts = counts = tuple([rows for _, rows in parts])
         step.rows = sum(counts)
         event = self.event
+        step.prompt_rows = event.prompt_rows = self._rows_of_prompts(prefill, counts)
         event.prefill, event.layer, event.requests, event.counts = prefill, -1, requests, counts
         self.policy.on_step(step)
         if self._queue:  # what the policy refused to make room for, it may accept now
@@ -112,10 +118,12 @@ class Core(Loads):
         self.signals.layer = layer
         event = self.event
         event.layer, event.demand, event.tokens = layer, demand, tokens
+        if self.kind == MIXED:
+            self._classes, self._prompts = classes(demand, tokens, self._prompts), ()
         foretold = self.acting.foretold(layer) if self.accounts.predicts else None
         if self._route is not None:
             self.routing = routing = self._route(event)
-            self._answers.extend(reroute(routing, event, self.policy, self.accounts.quality[self.phase]))
+            self._answers.extend(reroute(routing, event, self.policy, self.accounts.quality[0 if event.prefill else 1]))
         if self.places is not None:
             self._answers.extend(self.places.follow(event, self.accounts))
         self._classify(event, foretold)
@@ -215,6 +223,15 @@ class Core(Loads):
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _rows_of_prompts(self, prefill: bool, counts: Sequence[int]) -> Sequence[int]:
+        """Of each request, of the pass that begins. CoreError where this was told of another."""
+        told, self._prompts, self._classes = self._prompts, (), None
+        self.kind = MIXED if told else PREFILL if prefill else DECODE
+        if told:
+            check_rows(told, counts, prefill=prefill)
+            return tuple(told)
+        return counts if prefill else (0,) * len(counts)
+
     def _classify(self, event: LayerEvent, foretold: set[int] | None) -> None:
         """Pin the event's demand, count its hits, give loads their fates, queue what is missing."""
         layer, state, chunks = event.layer, self.state, self._chunks
@@ -232,7 +249,7 @@ class Core(Loads):
                 ready.append(x)
                 continue
             if arrived:
-                bytes_ready += state.arrived_bytes[layer * (chunks + 1) + arrived]
+                bytes_ready += state.arrived_bytes[x // state.n_experts * (chunks + 1) + arrived]
             if state.slot[x]:
                 resident += 1
             if spec[x]:  # upgraded where it stands
@@ -245,6 +262,11 @@ class Core(Loads):
                 kind[x] = DEMAND
                 queue.append(x)
         self._uncomputed = n = len(demand)
+        if self.places is not None:
+            self.accounts.host_lookups += len(self.places.experts)
+        if self._classes is not None:
+            count(self.accounts.hits, event, state, self._classes, foretold)
+            return
         size = state.size[layer * state.n_experts]
         row = self.accounts.hits[0 if event.prefill else 1][layer]
         row[LOOKUPS] += n
@@ -254,7 +276,6 @@ class Core(Loads):
         row[BYTES_DEMANDED] += n * size
         if self.places is not None:
             self.places.count(row, state)
-            self.accounts.host_lookups += len(self.places.experts)
         if foretold is not None:
             row[RECALL] += sum(x in foretold for x in event.demand)
             row[PREDICTED] += len(foretold)

@@ -27,9 +27,9 @@ class Loads:
     def __init__(self, policy: Policy, setup: Setup) -> None:
         self.own_bytes = own = policy.gpu_bytes()
         """What the policy itself keeps of the budget."""
-        state = state_of(setup, setup.budget - own, policy.layer_budgets())
+        state = state_of(setup, setup.budget - own, policy)
         self.setup, self.policy, self.state = setup, policy, state
-        self.accounts = Accounts(setup.n_layers, gpus=setup.gpus)
+        self.accounts = Accounts(setup.n_layers, gpus=setup.gpus, versions=len(setup.versions))
         self.pending = False
         """Whether asking next_chunk may give a chunk: something is queued and not known to be blocked."""
         self.predictions: list[Prediction] = []
@@ -86,7 +86,7 @@ class Loads:
         if not state.slot[x] or state.pinned[x] or state.given[x] != state.done[x]:
             raise CoreError(f"expert {x} was to be evicted while it had no slot, was pinned or on the link")
         state.used -= state.size[x]
-        state.layer_used[x // state.n_experts] -= state.size[x]
+        state.layer_used[x // state.share_span] -= state.size[x]
         state.slot[x] = state.given[x] = state.done[x] = 0
         if state.spec[x]:
             self.settle(x, USELESS if state.spec[x] == ARRIVED else CANCELLED)
@@ -107,7 +107,8 @@ class Loads:
     def measure_from(self, now: int) -> None:
         """Forget what was counted so far (warm-up). Loads without a fate are carried in, without their bytes so far."""
         carried = [x for x, fate in enumerate(self.state.spec) if fate]
-        self.accounts = Accounts(self.setup.n_layers, self.setup.gpus, predicts=self.accounts.predicts, start_ns=now)
+        predicts, setup = self.accounts.predicts, self.setup
+        self.accounts = Accounts(setup.n_layers, setup.gpus, len(setup.versions), predicts=predicts, start_ns=now)
         self.accounts.issued = len(carried)
         for x in carried:
             self.state.spec_bytes[x] = 0
@@ -165,7 +166,7 @@ class Loads:
             raise CoreError(f"budget exceeded: {used} > {state.capacity} bytes")
         if used > state.peak:
             state.peak = used
-        state.layer_used[x // state.n_experts] += size
+        state.layer_used[x // state.share_span] += size
         state.slot[x] = 1
         if self._on_slot is not None:
             self._on_slot(x)

@@ -23,11 +23,14 @@ OPERATIONS = (
     *("step_begin", "gate", "prediction", "chunk_done", "expert_done", "step_end"),
     *("next_chunk", "next_expert", "measure_from", "host_done", "next_host"),
     *("next_chunk_on", "next_expert_on"),
+    *("read_done", "next_read", "prompts"),
 )
-"""The core's methods, by the number that stands for each in a log; the last two are those of several GPUs alone."""
+"""The core's methods, by the number that stands for each in a log: first those of every core, then those of several
+GPUs alone, those of one above a disk, and what a mixed pass is told of."""
 STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE, HOST, NEXT_HOST = range(11)
 CHUNK_ON, EXPERT_ON = 11, 12
-QUESTIONS = frozenset({NEXT_CHUNK, NEXT_EXPERT, NEXT_HOST})
+READ, NEXT_READ, PROMPTS = 13, 14, 15
+QUESTIONS = frozenset({NEXT_CHUNK, NEXT_EXPERT, NEXT_HOST, NEXT_READ})
 OF_A_GPU = frozenset({CHUNK_ON, EXPERT_ON})
 
 
@@ -53,6 +56,8 @@ def record(core: Core) -> Core:
         elif operation == GATE:
             layer, demand, tokens = told
             told = [layer, len(demand), *demand, *tokens]
+        elif operation == PROMPTS:
+            told = [len(told[0]), *told[0]]
         words.extend((operation, now, *told))
 
     for operation, name in enumerate(OPERATIONS):
@@ -83,10 +88,12 @@ def entries(log: Sequence[int]) -> Iterator[tuple[int, tuple[Any, ...]]]:
                 yield op, (take(),)
                 continue
             now = take()
-            if op in (CHUNK, EXPERT, PREDICTION, HOST):
+            if op in (CHUNK, EXPERT, PREDICTION, HOST, READ):
                 yield op, (take(), now)
             elif op in (STEP_END, MEASURE):
                 yield op, (now,)
+            elif op == PROMPTS:
+                yield op, (many(take()), now)
             elif op == GATE:
                 layer, n = take(), take()
                 yield op, (layer, many(n), many(n), now)
@@ -109,9 +116,9 @@ def replay(log: Sequence[int], core: Core) -> str:
 
 def calls(log: Sequence[int], core: Core) -> Iterator[tuple[int, Callable[..., object], tuple[Any, ...]]]:
     """What a log tells and asks, in order: (operation, method of ``core``, its operands). CoreError if it is cut."""
-    methods = [getattr(core, name, _of_several) for name in OPERATIONS]
+    methods = [getattr(core, name, _of_another) for name in OPERATIONS]
     return ((op, methods[op], operands) for op, operands in entries(log))
 
 
-def _of_several(gpu: int) -> None:
-    raise CoreError(f"the log asks for GPU {gpu}, and this core has one")
+def _of_another(*_: int) -> None:
+    raise CoreError("the log is of several GPUs or of a disk, and this core has one GPU and none")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from policies.api import Setup, View
+from policies.api import Policy, Setup, View
 from sim.core.state import CoreError, State
 
 
@@ -63,8 +63,13 @@ class Pools(State):
         return self.share_used[share] + size <= (self.layer_capacity or ())[share]
 
 
-def state_of(setup: Setup, capacity: int, shares: Sequence[int] | None) -> State:
-    """Tables for a core of ``setup``, empty, with ``capacity`` bytes for experts."""
+def state_of(setup: Setup, capacity: int, policy: Policy) -> State:
+    """Tables for a core of ``setup``, empty, with ``capacity`` bytes for experts, shared out as ``policy`` says."""
+    shares = policy.layer_budgets()
+    if policy.uses("version_budgets") and (by_version := policy.version_budgets()) is not None:
+        if shares is not None or not setup.versions:
+            raise CoreError(f"policy {policy.name} has a pool per version, which is for versions and not with layers'")
+        return State(setup.n_experts, setup.expert_bytes, setup.chunks, capacity, by_version, setup.n_layers)
     if setup.gpus > 1:
         return Pools(setup, capacity, shares)
     return State(setup.n_experts, setup.expert_bytes, setup.chunks, capacity, shares)

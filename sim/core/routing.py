@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.api import LayerEvent, Policy, Routing
+from policies.api import LayerEvent, Policy, Routing, Setup
 from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LOOKUPS, RECALL, RESIDENT, SLOTS, UNSTATED
 from sim.core.state import CoreError, State, whole
 
@@ -26,12 +26,16 @@ def reroute(routing: Routing | None, event: LayerEvent, policy: Policy, quality:
             quality[SLOTS] += sum(event.tokens)
             quality[UNSTATED] += 1
         return []
-    demand, tokens, n_experts = whole(routing.demand), whole(routing.tokens), policy.setup.n_experts
-    problem = _unfit(event, n_experts, demand, tokens) or _unfounded(routing)
+    setup = policy.setup
+    demand, tokens, n_experts = whole(routing.demand), whole(routing.tokens), setup.n_experts
+    experts = [setup.expert_of(x) for x in demand] if setup.versions else demand
+    problem = _unfit(event, n_experts, experts, tokens) or _unfounded(routing)
+    if not problem and setup.versions:
+        problem = _misversioned(routing, demand, tokens, setup)
     if not problem and policy.lossless:
         problem = _lossy(event, routing, demand, tokens)
     if not problem and routing.chosen is not None:
-        problem = _mischosen(event, n_experts, routing.chosen, demand, tokens)
+        problem = _mischosen(event, n_experts, routing.chosen, experts, tokens)
     if problem:
         raise CoreError(f"policy {policy.name} routes layer {event.layer} to {problem}")
     masses = float(routing.kept_mass), float(routing.gate_mass)
@@ -44,11 +48,10 @@ def reroute(routing: Routing | None, event: LayerEvent, policy: Policy, quality:
 
 def discount(row: list[int], event: LayerEvent, state: State, foretold: set[int] | None) -> None:
     """Take the experts without tokens, which are no lookups, out of a hit row."""
-    first = event.layer * (state.chunks + 1)
     for x, n in zip(event.demand, event.tokens, strict=True):
         if not n:
             row[LOOKUPS] -= 1
-            row[BYTES_READY] -= state.arrived_bytes[first + state.done[x]]
+            row[BYTES_READY] -= state.arrived_bytes[x // state.n_experts * (state.chunks + 1) + state.done[x]]
             row[BYTES_DEMANDED] -= state.size[x]
             row[RECALL] -= foretold is not None and x in foretold
             row[RESIDENT] -= state.slot[x]
@@ -65,6 +68,16 @@ def _unfit(event: LayerEvent, n_experts: int, demand: list[int], tokens: list[in
         return f"experts of another layer: {strangers}"
     if wrong := [n for n in tokens if not 0 <= n <= rows]:
         return f"experts with {wrong} tokens; the step has {rows}"
+    return None
+
+
+def _misversioned(routing: Routing, demand: list[int], tokens: list[int], setup: Setup) -> str | None:
+    """What is stated must be what is computed."""
+    if strangers := [x for x in demand if not 0 <= x < setup.n_all * len(setup.versions)]:
+        return f"versions that there are not: {strangers}"
+    low = sum(n for x, n in zip(demand, tokens, strict=True) if x >= setup.n_all)
+    if low != routing.low_precision:
+        return f"{low} tokens in a lower precision, and states {routing.low_precision}"
     return None
 
 

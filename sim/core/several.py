@@ -12,10 +12,13 @@ from typing import cast
 from policies.api import LayerEvent, Policy, Schedule, Setup
 from sim.core.accounts import Accounts
 from sim.core.core import Core, Rows, StepSignals
+from sim.core.host_memory import HostTier
 from sim.core.loads import NONE, SpeculativeQueue
 from sim.core.pools import Pools
 from sim.core.state import CoreError, State
+from sim.core.tiers import TieredCore
 from sim.core.turns import Turns, in_order
+from sim.core.versions import VersionedCore
 
 
 class Side:
@@ -220,6 +223,15 @@ class SharedTurns(Turns):
         return None if experts is None else [x for x in experts if self.home[x] == side.gpu]
 
 
-def core_of(policy: Policy, setup: Setup, signals: StepSignals) -> Core:
-    """A fresh core for this many GPUs."""
-    return (SeveralCore if setup.gpus > 1 else Core)(policy, setup, signals)
+def core_of(policy: Policy, setup: Setup, signals: StepSignals, tier: HostTier | None = None) -> Core:
+    """A fresh core for this many GPUs, for experts in several versions, or above a disk (``tier``).
+
+    CoreError for two of these at once.
+    """
+    kinds: list[type[Core]] = [SeveralCore] * (setup.gpus > 1) + [VersionedCore] * bool(setup.versions)
+    if len(kinds) + (tier is not None) > 1:
+        both = f"{setup.gpus} GPUs, experts in {len(setup.versions) or 1} dtypes, {'a' if tier else 'no'} disk"
+        raise CoreError(f"policy {policy.name}: one machine has at most one of these: {both}")
+    if tier is not None:
+        return TieredCore(policy, setup, signals, tier)
+    return (kinds or [Core])[0](policy, setup, signals)

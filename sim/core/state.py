@@ -34,6 +34,8 @@ def split_chunks(nbytes: int, chunks: int) -> list[int]:
 class State:
     """Flat tables over experts (``layer * E + index``) and chunks (``expert * C + i``).
 
+    With versions over items: each version's layers are layers here, one version's after the other's.
+
     The lists are shared with the core, which indexes them directly: they are never rebound.
     """
 
@@ -44,17 +46,22 @@ class State:
         chunks: int,
         capacity: int,
         layer_capacity: Sequence[int] | None,
+        layers_per_share: int = 1,
     ) -> None:
         n_all = n_experts * len(expert_bytes)
         self.n_experts = n_experts
         self.chunks = chunks
         self.capacity = capacity
         self.layer_capacity = list(layer_capacity) if layer_capacity is not None else None
+        """What each layer may hold; or so many layers together, as all of a version."""
+        self.share_span = n_experts * layers_per_share
+        """Experts per share: one is held against share ``expert // share_span``."""
         if self.layer_capacity is not None:
-            small = any(share < size for share, size in zip(self.layer_capacity, expert_bytes, strict=True))
+            needs = [max(expert_bytes[i : i + layers_per_share]) for i in range(0, len(expert_bytes), layers_per_share)]
+            small = any(share < size for share, size in zip(self.layer_capacity, needs, strict=True))
             if small or sum(self.layer_capacity) > capacity:
                 raise CoreError(f"layer shares {self.layer_capacity} do not suit {capacity} bytes")
-        self.layer_used = [0] * len(expert_bytes)
+        self.layer_used = [0] * (len(expert_bytes) // layers_per_share)
         self.used = 0
         self.peak = 0
         self.size = [b for b in expert_bytes for _ in range(n_experts)]
@@ -100,5 +107,5 @@ class State:
         size = self.size[expert]
         if self.used + size > self.capacity or self.layer_capacity is None:
             return self.used + size <= self.capacity
-        layer = expert // self.n_experts
+        layer = expert // self.share_span
         return self.layer_used[layer] + size <= self.layer_capacity[layer]

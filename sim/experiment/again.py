@@ -85,7 +85,8 @@ class Again:
             ]
             plain = read_config([*words, "budget=1GB"])
             for group in GROUPS:
-                usual, there = _settings(plain, group), dict(leaves(getattr(plain, group), group))
+                several = getattr(config, group).get("gpus", 1) != 1
+                usual, there = _settings(plain, group, several), dict(leaves(getattr(plain, group), group))
                 for path, value in _settings(config, group).items():
                     if usual.get(path, ...) != value:
                         new = "" if path in there else "+"  # as a policy's own time in a profile that has none
@@ -98,8 +99,8 @@ class Again:
         return words if all(_settings(found, group) == _settings(config, group) for group in GROUPS) else None
 
 
-def _settings(config: RunConfig, group: str) -> dict[str, Any]:
-    given = figures(getattr(config, group))
+def _settings(config: RunConfig, group: str, several: bool | None = None) -> dict[str, Any]:
+    given = figures(getattr(config, group), several=several)
     own = {f"{group}.{key}": given[key] for key in ("name", "source") if key in given}
     return own | dict(leaves(given, group))
 

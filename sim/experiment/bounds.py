@@ -1,6 +1,7 @@
 """The bounds that no lossless policy on the GPU can beat (docs/design.md, rule 7), at any budgets of a cell."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import accumulate
 
 from policies.api import Setup
@@ -8,13 +9,18 @@ from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Future
 from policies.bounds.windows import window_bytes
 from sim.experiment.cell import Cell, passes_of
+from sim.experiment.disk_bound import DiskFloor, disk_floor
 from sim.experiment.floor import Floor as Floor
 from sim.experiment.floor import compute_floor_ns as compute_floor_ns
 from sim.experiment.floor import windows_floor_ns as windows_floor_ns
 from sim.experiment.gpus_bound import gpus_floors
 from sim.experiment.host_bound import HostBound
+from sim.experiment.host_memory import reads_of
 from sim.prices.costs import Costs
+from sim.results.serving.section import OwnBounds
+from sim.workload.online.feed import Serving
 from sim.workload.passes import Pass
+from sim.workload.pricing import reduced_ns
 
 
 def future_of(cell: Cell, *, warmup: bool = False) -> Future:
@@ -37,7 +43,18 @@ def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None, *, 
     if setup.gpus > 1:
         return gpus_floors(passes, setup, costs, costs.peers.ns, budgets, warm=warm)
     found, event_ns = future or future_of(cell), costs.peers.all_reduce_ns
-    return floors_of(passes, found, setup, costs, budgets, warm=warm, with_host=with_host, event_ns=event_ns)
+    with_host = with_host and cell.tier is None
+    made = floors_of(passes, found, setup, costs, budgets, warm=warm, with_host=with_host, event_ns=event_ns)
+    return (
+        made if cell.tier is None else [replace(floor, disk=_disk(cell, floor.budget_bytes, found)) for floor in made]
+    )
+
+
+def _disk(cell: Cell, budget: int, future: Future) -> DiskFloor:
+    assert cell.tier is not None
+    setup, reads = replace(cell.setup, budget=budget), reads_of(cell.hardware, cell.costs, cell.setup)
+    warm = bool(cell.selection.warmup)
+    return disk_floor(future, setup, cell.tier.capacity, reads.read_ns, reads.lanes, warm=warm)
 
 
 def floors_of(
@@ -59,7 +76,7 @@ def floors_of(
     compute, events = list[int](), list[int]()
     for step in passes:
         events.append(sum(map(bool, step.demand)))
-        compute.append(compute_floor_ns([step], costs) + (events[-1] * event_ns(step.rows) if event_ns else 0))
+        compute.append(compute_floor_ns([step], costs) + (events[-1] * reduced_ns(step, event_ns) if event_ns else 0))
         if host is not None:
             host.add(step, compute[-1])
     ends, found = list(accumulate(events)), []
@@ -70,3 +87,34 @@ def floors_of(
         beside = None if host is None else host.floor(nbytes, windows)
         found.append(Floor(budget, nbytes, sum(compute), costs.link_floor_ns(nbytes), by_window, beside))
     return found
+
+
+def own_bounds(cell: Cell, serving: Serving, *, hosted: bool) -> OwnBounds:
+    """What no lossless policy can beat in the very passes that this run made (docs/design.md, rule 7).
+
+    The bounds of a closed loop, whose proofs ask nothing of where passes come from, nor of what lies between them: a
+    window of passes ends where the next begins, and idle time in it only makes it longer. Another policy makes other
+    passes, so that they bound this run alone. ``hosted``: whether the host may compute experts.
+    """
+    setup, costs, warm = cell.setup, cell.costs, bool(cell.selection.warmup)
+    if setup.gpus > 1:
+        (floor,) = gpus_floors(serving.passes_again(), setup, costs, costs.peers.ns, [setup.budget], warm=warm)
+    else:
+        future = Future.of(
+            (d for step in serving.passes_again() for d in step.demand), setup.n_layers * setup.n_experts
+        )
+        reduce_ns = costs.peers.all_reduce_ns
+        (floor,) = floors_of(
+            serving.passes_again(),
+            future,
+            setup,
+            costs,
+            [setup.budget],
+            warm=warm,
+            with_host=hosted,
+            event_ns=reduce_ns,
+        )
+    if hosted and floor.with_host is not None:
+        whole = floor.with_host.whole
+        return OwnBounds(None, floor.with_host.ns, whole.compute_ns, whole.link_ns)
+    return OwnBounds(floor.nbytes, floor.ns, floor.compute_ns, floor.link_ns)

@@ -74,14 +74,19 @@ def budget_bytes(
         raise UserError(f"hardware={hardware}: {here}: {why}; allowed: {more}")
     if budget == AUTO:
         return min(gpus * room.bytes, total_expert_bytes if most is None else most)
-    try:
-        nbytes = parse_bytes(budget, of=total_expert_bytes)
-    except UserError as error:
-        close = meant(budget, [AUTO])
-        raise UserError(f"{error}, or {AUTO}{close}") from None
+    nbytes = sized(budget, total_expert_bytes)
     if nbytes > gpus * room.bytes:
         raise UserError(f"budget={budget}: {there}; allowed: up to {_typed(gpus * room.bytes)}, or {AUTO}")
     return nbytes
+
+
+def sized(budget: str | int, total_expert_bytes: int) -> int:
+    """Bytes of a size, or of a share of all experts. UserError for what is neither."""
+    try:
+        return parse_bytes(budget, of=total_expert_bytes)
+    except UserError as error:
+        close = meant(budget, [AUTO])
+        raise UserError(f"{error}, or {AUTO}{close}") from None
 
 
 def _typed(nbytes: int) -> str:

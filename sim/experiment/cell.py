@@ -12,19 +12,24 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
 from sim.core.core import Core
+from sim.core.host_memory import HostTier
 from sim.core.log import record as recorded
 from sim.core.several import core_of
 from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
+from sim.experiment.host_memory import check_policy, reads_of, tier_of, used
 from sim.experiment.lacks import There, check
+from sim.experiment.served import arriving, room_of
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
 from sim.prices.hardware import PolicyTime
 from sim.prices.host import host_of
 from sim.prices.placement import Spread, spread_of
+from sim.prices.versions import in_versions
 from sim.results.timeline import Timeline
-from sim.workload.passes import ClosedLoop, Pass, Selection, select
+from sim.workload.online.arrivals import Traffic
+from sim.workload.passes import ClosedLoop, Pass, PrefillOrder, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
 from traces import Trace, find_trace, open_trace
 from traces.format.predicted import About, Predicted
@@ -48,7 +53,7 @@ class Inputs:
     def __init__(self, *, keep: bool = False) -> None:
         self.keep = keep
         self._traces: dict[Path, Trace] = {}
-        self._passes: dict[tuple[str, int, tuple[int, ...]], list[Pass]] = {}
+        self._passes: dict[tuple[object, ...], list[Pass]] = {}
 
     def trace(self, folder: Path) -> Trace:
         """The trace in a folder, checked; UserError if it is none."""
@@ -58,17 +63,24 @@ class Inputs:
             self._traces[folder] = open_trace(folder)
         return self._traces[folder]
 
-    def passes(self, trace: Trace, batch: int, requests: Sequence[int]) -> Iterator[Pass]:
+    def passes(
+        self,
+        trace: Trace,
+        batch: int,
+        requests: Sequence[int],
+        chunk: int | None = None,
+        order: PrefillOrder = "chunk_major",
+    ) -> Iterator[Pass]:
         """The forward passes of a closed loop over ``requests``, in order."""
-        loop = ClosedLoop(trace, batch)
+        loop = ClosedLoop(trace, batch, prefill_chunk=chunk, prefill_order=order)
         if not self.keep or trace.expert_ids.size > KEPT_CHOICES:
             return loop.passes(requests)
         if batch == 1:  # a request's passes do not depend on its neighbours, so another seed has the same
-            return (step for request in requests for step in self._kept(loop, trace, batch, (request,)))
-        return iter(self._kept(loop, trace, batch, tuple(requests)))
+            return (step for request in requests for step in self._kept(loop, (request,)))
+        return iter(self._kept(loop, tuple(requests)))
 
-    def _kept(self, loop: ClosedLoop, trace: Trace, batch: int, requests: tuple[int, ...]) -> list[Pass]:
-        key = (trace.sha256, batch, requests)
+    def _kept(self, loop: ClosedLoop, requests: tuple[int, ...]) -> list[Pass]:
+        key = (loop.trace.sha256, loop.batch, loop.chunk, loop.layer_major, requests)
         if key not in self._passes:
             self._passes[key] = list(loop.passes(requests))
         return self._passes[key]
@@ -89,6 +101,10 @@ class Cell:
     predicted: Mapping[str, Predicted]
     """The outputs of fitted predictors beside the trace; those that the policy declares are part of the key."""
     inputs: Inputs
+    tier: HostTier | None = None
+    """Where the host does not hold all experts."""
+    traffic: Traffic | None = None
+    """What arrives; None in a closed loop."""
 
     @property
     def total_expert_bytes(self) -> int:
@@ -119,20 +135,22 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
                 f"model={model.name}: has {key} {ours}, trace={config.trace} has {its};"
                 " a trace is priced only as a model of its own routing shape"
             )
-    hardware = HardwareProfile.from_dict(config.hardware)
+    hardware = used(HardwareProfile.from_dict(config.hardware), config)
     spread = spread_of(config.placement, hardware, model)
-    if spread.gpus > 1 and config.timeline:
-        raise UserError(f"timeline=true: is of one GPU, and hardware.gpus={spread.gpus}; allowed: false")
     costs = Costs(model, hardware, dtype, spread)
     # A predictor was fitted on the train requests, those for validation among them.
     predicted = trace.predicted if config.measure == "test" else {}
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
     served = [trace.requests[request] for request in (*chosen.warmup, *chosen.measured)]
     tokens = (request.prompt_tokens + request.output_tokens for request in served)
-    room = Room.of(model, hardware, tokens, config.workload["batch"])
+    if (arrives := arriving(config, trace, chosen)) is None:
+        room = Room.of(model, hardware, tokens, config.workload["batch"])
+    else:
+        room = room_of(config, model, hardware, arrives)
     predictors = {name: _predictor(found.about) for name, found in predicted.items()}
     setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predictors)
-    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs)
+    tier = tier_of(config, hardware, setup)
+    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs, tier, arrives)
 
 
 def _predictor(made: About) -> Predictor:
@@ -174,6 +192,8 @@ def make_setup(
         lanes=hardware.link.lanes,
         gpus=spread.pools,
         homes=homes,
+        dtype=costs.dtype,
+        others=costs.model.others(costs.dtype),
     )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         figures = (
@@ -204,10 +224,14 @@ def make_policy(cell: Cell, name: str | None = None) -> Policy:
         validation=cell.config.measure == "validation",
     )
     given = cell.config.policy if name is None else {"name": name}
-    return policy_of(given, cell.setup, there, reference=name is not None)
+    policy = policy_of(given, cell.setup, there, cell.costs.spread, reference=name is not None)
+    check_policy(policy, cell.config)
+    return policy
 
 
-def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference: bool = False) -> Policy:
+def policy_of(
+    given: Mapping[str, Any], setup: Setup, there: There, spread: Spread | None = None, *, reference: bool = False
+) -> Policy:
     """Build a policy from its name and parameters, and let it learn. UserError if something it needs is missing.
 
     ``reference``: it may be one that sees the future.
@@ -216,8 +240,9 @@ def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference
     name = str(params.pop("name", None))
     if not reference and registry.find(name, "policy.name").clairvoyant:
         raise UserError(f"policy.name={name}: sees the future, so it is a reference row and not a choice")
-    policy = registry.build(name, setup, params)
-    check(policy, there, lambda other: registry.build(name, setup, {**params, **other}))
+    on = {} if spread is None or spread.gpus == 1 else {"gpus": spread.gpus, "alike": spread.alike}
+    policy = registry.build(name, setup, params, **on)
+    check(policy, there, lambda other: registry.build(name, setup, {**params, **other}, **on))
     if policy.wants_history():
         assert there.trace is not None  # else check() has refused
         policy.fit(TrainRequests(there.trace, there.train, policy.needs()))
@@ -232,7 +257,7 @@ def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
 
 def make_core(cell: Cell, policy: Policy, *, record: bool = False) -> Core:
     """A fresh core for a policy of this cell, with the signals that the policy declares."""
-    core = core_of(policy, cell.setup, make_signals(cell, policy))
+    core = core_of(policy, policy.setup, make_signals(cell, policy), cell.tier)
     return recorded(core) if record else core
 
 
@@ -252,7 +277,7 @@ def make_machine(
 
     return Machine(
         core,
-        cell.costs,
+        in_versions(cell.costs, core.setup.versions[1:]),
         depth=cell.hardware.link.depth,
         lanes=cell.hardware.link.lanes,
         predictor_threads=cell.hardware.host.predictor_threads,
@@ -262,6 +287,7 @@ def make_machine(
         root=cell.hardware.root_gb_per_s,
         peer_ns=cell.costs.peers.ns,
         all_reduce_ns=cell.costs.peers.all_reduce_ns if cell.costs.spread.parts > 1 else None,
+        reads=reads_of(cell.hardware, cell.costs, cell.setup) if cell.tier is not None else None,
     )
 
 
@@ -271,5 +297,7 @@ def policy_time(hardware: HardwareProfile, policy: str) -> PolicyTime:
 
 
 def passes_of(cell: Cell, requests: Sequence[int]) -> Iterator[Pass]:
-    """The forward passes of this cell's workload."""
-    return cell.inputs.passes(cell.trace, cell.config.workload["batch"], requests)
+    """The forward passes of this cell's closed loop; where requests arrive, of those before, one after the other."""
+    workload = cell.config.workload
+    order: PrefillOrder = workload.get("prefill_order", "chunk_major")
+    return cell.inputs.passes(cell.trace, workload.get("batch", 1), requests, workload.get("prefill_chunk"), order)

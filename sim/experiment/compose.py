@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from policies import registry
 from sim.experiment.config import GROUPS, RunConfig
 from sim.experiment.overrides import parse, prepare
+from sim.prices import HardwareProfile
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing, one_of
 
@@ -201,6 +202,8 @@ def _culprit(words: Sequence[str]) -> str | None:
                 more = f"; {group}=NAME chooses another {group[6:]}" if group in EXTRAS else ""
                 if override.key_or_group.startswith("hardware.software.policy_us."):
                     more = f"; a policy's own time is added: +{override.input_line}"
+                elif override.key_or_group == f"hardware.{part}" and part in HardwareProfile.__dataclass_fields__:
+                    more = f"; a profile that does not say it takes it as +{override.input_line}"
                 return f"{override.input_line}: no such key; {allowing(part, allowed or ['none here'])}{more}"
             node = node[part]
         if isinstance(node, DictConfig) and not override.is_delete():

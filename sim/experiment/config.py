@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import yaml
 
+from sim.core.host_memory import HOST_POLICIES, HOST_TIERS
+from sim.experiment import online
 from sim.prices.placement import PLACEMENTS
 from traces.kit.errors import UserError
 from traces.kit.readers import nullable, record, refusal, text, truth, whole
@@ -28,7 +30,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _workload(value: Any, where: str) -> Mapping[str, Any]:
-    record(_ClosedLoop)(value, where)
+    name = _mapping(value, where).get("name")
+    if name == online.NAME:
+        online.read_online(value, where)
+    else:
+        record(_ClosedLoop)(value, where)
     return _mapping(value, where)
 
 
@@ -38,10 +44,18 @@ def _budget(value: Any, where: str) -> str | int:
     return value
 
 
+def _size(value: Any, where: str) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise refusal(value, where, "a size, such as 32GB, 32GiB or 50%")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class _ClosedLoop:
-    name: Annotated[str, text("closed_loop")]
+    name: Annotated[str, text("closed_loop", online.NAME)]
     batch: Annotated[int, whole(1)]
+    prefill_chunk: Annotated[int | None, nullable(whole(1))] = None
+    prefill_order: Annotated[str, text("chunk_major", "layer_major")] = "chunk_major"
 
 
 Group = Annotated[Mapping[str, Any], _mapping]
@@ -69,11 +83,19 @@ class RunConfig:
     """See :func:`sim.workload.passes.select`."""
     placement: Annotated[str, text(*PLACEMENTS)] = "hash"
     """Of experts on several GPUs; on one, all are alike."""
+    host_memory: Annotated[str | int | None, nullable(_size)] = None
+    """Bytes for experts in the host's memory, above ``hardware.disk``; null: the host holds all."""
+    host_policy: Annotated[str, text(*HOST_POLICIES)] = "lru"
+    host_tier: Annotated[str, text(*HOST_TIERS)] = "inclusive"
+    kv: Annotated[str | int | None, online.kv] = None
+    """GPU bytes for the KV cache of ``workload=online``; None: for the longest ``max_num_seqs`` requests."""
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:
         """Check names, types and ranges of the top-level keys. UserError names the first that is wrong."""
-        return record(cls)(composed, "")
+        found = record(cls)(composed, "")
+        online.check_kv(found.kv, found.workload)
+        return found
 
 
 def load_config(path: Path) -> RunConfig:

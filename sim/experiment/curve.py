@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sim.core.accounts import PHASES
 from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
 from sim.experiment.compose import key_of, read_config
+from sim.experiment.served import closed
 from sim.experiment.words import ROOTS
 from sim.results.titles import modelled
 from sim.results.wording import room_line
@@ -104,7 +105,9 @@ def main(options: Options) -> None:
     if "budget" in given:
         raise UserError("budget: the curve has every budget; leave it out")
     words = ["budget=1B", *options.rest]  # any machine has so much, and no policy enough
-    cell = make_cell(read_config(words if "policy" in given else ["policy=lru", *words]))
+    config = read_config(words if "policy" in given else ["policy=lru", *words])
+    closed(config, "the curve")
+    cell = make_cell(config)
     cell = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
     curve = curve_of(cell)
     if options.format == "json":

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from policies.bounds.windows import longest_cut
+from sim.experiment.disk_bound import DiskFloor
 from sim.experiment.host_bound import HostFloor
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import dense_of, expert_prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Floor:
     link_ns: int  # of time_lower_bound: the fewest bytes at the link's peak, of all its lanes
     windows_ns: int = 0  # of time_lower_bound: the longer of both, window of passes by window
     with_host: HostFloor | None = None  # where experts may be computed on the host
+    disk: DiskFloor | None = None  # of time_lower_bound: what is read at least, where the host does not hold all
 
     @property
     def ns(self) -> int:
@@ -27,9 +30,10 @@ class Floor:
 
         The copies counted begin and end within the run: each is handed over after the start, on a link that carries one
         at a time on each lane, and ends before the compute that demanded its bytes. So the lanes are busy for at least
-        the sum of their durations, which is at least the bytes at one lane's peak, within lanes x the makespan.
+        the sum of their durations, which is at least the bytes at one lane's peak, within lanes x the makespan. A disk
+        (:func:`sim.experiment.disk_bound.disk_floor`) is one more resource of the same kind.
         """
-        return max(self.compute_ns, self.link_ns, self.windows_ns)
+        return max(self.compute_ns, self.link_ns, self.windows_ns, self.disk.ns if self.disk is not None else 0)
 
 
 def compute_floor_ns(passes: Iterable[Pass], costs: Costs) -> int:
@@ -43,15 +47,14 @@ def compute_floor_ns(passes: Iterable[Pass], costs: Costs) -> int:
         total += dense_floor_ns(step, costs)
         for layer, tokens in enumerate(step.tokens):
             if tokens:
-                ns = costs.expert_table(layer, step.rows)
-                total += sum([ns[count] + costs.launch_ns for count in tokens])
+                total += sum(expert_prices(step, layer, costs))
     return total
 
 
 def dense_floor_ns(step: Pass, costs: Costs) -> int:
     """What a pass takes without any expert."""
-    total = len(step.tokens) * (costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns)
-    return total + costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
+    dense = dense_of(step, costs)
+    return len(step.tokens) * (dense.layer_ns + dense.software_ns) + dense.lead_ns + dense.head_ns
 
 
 def windows_floor_ns(

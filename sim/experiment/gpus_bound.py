@@ -10,6 +10,7 @@ from policies.bounds.windows import window_bytes
 from sim.experiment.floor import Floor, dense_floor_ns, windows_floor_ns
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import expert_prices
 
 
 def gpus_floors(
@@ -67,11 +68,11 @@ def pass_floor_ns(step: Pass, setup: Setup, costs: Costs, peer_ns: Callable[[int
     """What a pass takes at least, copies apart."""
     total = dense_floor_ns(step, costs)
     for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
-        ns, work = costs.expert_table(layer, step.rows), [[0, 0] for _ in range(setup.gpus)]
-        for x, count in zip(demand, tokens, strict=True):
+        work = [[0, 0] for _ in range(setup.gpus)]
+        for x, count, ns in zip(demand, tokens, expert_prices(step, layer, costs), strict=True):
             own = work[setup.pool_of(x)]
             own[0] += count
-            own[1] += ns[count] + costs.launch_ns
+            own[1] += ns
         ways = [2 * peer_ns(min(count, step.rows)) if gpu and count else 0 for gpu, (count, _) in enumerate(work)]
         total += max(way + computed for way, (_, computed) in zip(ways, work, strict=True))
     return total

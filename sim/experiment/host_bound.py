@@ -8,6 +8,7 @@ from policies.api import Host, Setup
 from policies.bounds.windows import longest_cut
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import dense_of, expert_prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,12 @@ class HostBound:
 
     def add(self, step: Pass, compute_ns: int) -> None:
         """The next pass; ``compute_ns``: all of its compute on the GPU alone."""
-        costs, longest = self.costs, dict[int, int]()  # by bytes, the lookup that spares the most
-        dense = costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
-        dense += len(step.tokens) * (costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns)
+        longest = dict[int, int]()  # by bytes, the lookup that spares the most
+        its = dense_of(step, self.costs)
+        dense = its.lead_ns + its.head_ns + len(step.tokens) * (its.layer_ns + its.software_ns)
         for layer, (tokens, nbytes) in enumerate(zip(step.tokens, self.setup.expert_bytes, strict=True)):
             if tokens:
-                table = costs.expert_table(layer, step.rows)
-                ns = max([table[count] for count in tokens]) + costs.launch_ns
+                ns = max(expert_prices(step, layer, self.costs))
                 longest[nbytes] = max(ns, longest.get(nbytes, 0))
         spared = max((Fraction(ns, nbytes) for nbytes, ns in longest.items()), default=Fraction(0))
         self.passes.append(Work(dense, compute_ns, spared))

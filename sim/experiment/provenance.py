@@ -13,10 +13,12 @@ from typing import Any
 
 from policies import registry
 from policies.api import Policy, Predictor
+from sim.experiment import served
 from sim.experiment.cell import Cell, policy_time
 from sim.prices import figures, own_title
 from sim.prices.chosen import changed, charging
 from sim.prices.host import HostPrices
+from sim.prices.versions import in_versions
 from sim.results.document import Outcome, document
 from traces.kit.errors import one_of
 
@@ -57,14 +59,33 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
         "model": figures(asdict(cell.model)),
         "dtype": cell.costs.dtype,
         "hardware": charging(machine),
-        "workload": dict(cell.config.workload),
+        **served.resolved(cell.config, cell.traffic),
         "predictors": {name: cell.predicted[name].sha256 for name in declared},
         "budget_bytes": cell.setup.budget * spread.alike,
         **({"placement": spread.placement} if spread.gpus > 1 else {}),
+        **_host_memory(cell),
         **{key: getattr(cell.config, key) for key in RUN_KEYS},
         "limit": cell.config.limit if cell.selection.left_out else None,
     }
     return Identity(resolved, code_digest(policy["name"]))
+
+
+def _changed(cell: Cell) -> list[str]:
+    """Of the machine; of its disk only where something is read from it."""
+    found = changed("hardware", cell.config.hardware)
+    return [key for key in found if cell.tier is not None or not f"{key}.".startswith("disk.")]
+
+
+def _host_memory(cell: Cell) -> dict[str, Any]:
+    """What the host holds; nothing where it holds all."""
+    tier = cell.tier
+    if tier is None:
+        return {}
+    return {
+        "host_memory_bytes": tier.capacity,
+        "host_policy": tier.policy,
+        "host_tier": "exclusive" if tier.exclusive else "inclusive",
+    }
 
 
 def of_bounds(own: Identity) -> Identity:
@@ -78,13 +99,27 @@ def result_of(
 ) -> dict[str, Any]:
     """The content of a cell's ``result.json``; ``identity``: of the cell, where it is known."""
     own = identity or identify(cell, outcome.policy.predictors())
-    return document(outcome, own.resolved, _provenance(cell, outcome, own), asdict(cell.room), bounds)
+    room = asdict(cell.room)
+    if cell.traffic is not None:
+        room["kv_token_bytes"] = served.token_bytes(cell.model)
+    return document(outcome, own.resolved, _provenance(cell, outcome, own), room, bounds)
+
+
+def memorised(cell: Cell, policy: Policy) -> dict[str, Any]:
+    """How often a request arrived, at most, where the policy remembers requests: it then knows them, and is not ranked.
+
+    Nothing where each arrived once, or none is remembered.
+    """
+    if cell.traffic is None or not cell.traffic.replayed or not policy.memorises():
+        return {}
+    return {"memorised": {"replays": max(cell.traffic.replays.values())}}
 
 
 def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
     manifest = cell.trace.manifest
     itself = cell.model.name == manifest.model.name
-    costs = dict(cell.costs.sources) | _host(cell, outcome)
+    priced = in_versions(cell.costs, outcome.policy.setup.versions[1:])
+    costs = dict(priced.sources) | _host(cell, outcome)
     return {
         "trace": {
             "sha256": cell.trace.sha256,
@@ -108,7 +143,7 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
             **own_title("hardware", cell.hardware),
             "provenance": cell.hardware.provenance,
             "inferred": list(cell.hardware.inferred),
-            "changed": changed("hardware", cell.config.hardware),
+            "changed": _changed(cell),
             "overheads": cell.hardware.overheads,
             **_own_time(cell, outcome),
             **_noisy(cell, costs),
@@ -118,6 +153,7 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
         "lossless": outcome.policy.output() == "lossless",
         "output": outcome.policy.output(),
         "clairvoyant": outcome.policy.clairvoyant,
+        **memorised(cell, outcome.policy),
         "measured_requests": measured_requests(cell),
         "seed": cell.config.seed,
         "code": own.code,

@@ -9,14 +9,15 @@ from policies.api import Policy
 from policies.bounds.future import Clairvoyant
 from policies.lru import LRU
 from sim.core.acting import stated
-from sim.experiment.bounds import floors, future_of
+from sim.experiment.bounds import floors, future_of, own_bounds
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import RunConfig
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
+from sim.experiment.served import serving_of
 from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
-from sim.results.timeline import Timeline
+from sim.results.timelines import timeline_of
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
 
@@ -51,7 +52,12 @@ def run_config(
 
     def result() -> dict[str, Any]:
         outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
-        bounds = _bounds(cell, own, store, progress) if config.bounds and policy.lossless else None
+        wanted = config.bounds and policy.lossless
+        if outcome.serving is not None:
+            hosted = outcome.core.places is not None
+            outcome.own_bounds = own_bounds(cell, outcome.serving, hosted=hosted) if wanted else None
+            wanted = False
+        bounds = _bounds(cell, own, store, progress) if wanted else None
         made = result_of(cell, outcome, bounds, own)
         store.write(folder, made, outcome, asdict(config))
         return made
@@ -76,20 +82,23 @@ def simulate(
     ``shown``: keep a timeline.
     """
     core = make_core(cell, policy, record=record)
-    rows, steps_of = cell.trace.steps["rows"], cell.trace.steps_of
-    total = sum(int(rows[steps_of(r)].sum()) for r in (*cell.selection.warmup, *cell.selection.measured))
-    done = 0
+    serving = None
+    if cell.traffic is not None:
+        keep = cell.config.bounds and policy.lossless
+        serving = serving_of(cell.config, cell.model, cell.trace, cell.traffic, keep=keep)
+    total, done = _tokens(cell), 0
 
     def note(rows: int) -> None:
         nonlocal done
         done += rows
         if progress is not None:
-            progress(name or policy.name, done, total)
+            progress(name or policy.name, min(done, total), total)  # a preemption adds to what there is to do
 
     decided = stated(policy)
-    timeline = Timeline() if shown else None
+    timeline = timeline_of(cell.setup.gpus) if shown else None
     machine = make_machine(cell, core, note, timeline, charged=not reference)
-    accounts = machine.run(passes_of(cell, cell.selection.warmup), passes_of(cell, cell.selection.measured))
+    measured = serving or passes_of(cell, cell.selection.measured)
+    accounts = machine.run(passes_of(cell, cell.selection.warmup), measured)
     if accounts.end_ns > MAX_INT:  # no table holds it
         differing = ", ".join(changed("hardware", cell.config.hardware))
         years = accounts.end_ns // (365 * 86400 * 10**9)
@@ -97,7 +106,15 @@ def simulate(
             f"hardware={cell.hardware.name}: a run takes {years:,} years on it, so that a figure is a slip"
             f" ({differing or 'none differs from the shipped profile'}); allowed: up to 146"
         )
-    return Outcome(policy, core, accounts, machine.timings, decided, timeline)
+    return Outcome(policy, core, accounts, machine.timings, decided, timeline, serving)
+
+
+def _tokens(cell: Cell) -> int:
+    """How many are computed in all, as far as that is known before."""
+    rows, steps_of, arrives = cell.trace.steps["rows"], cell.trace.steps_of, cell.traffic
+    requests = cell.selection.warmup if arrives is not None else (*cell.selection.warmup, *cell.selection.measured)
+    found = sum(int(rows[steps_of(request)].sum()) for request in requests)
+    return found + (0 if arrives is None else sum(arrival.tokens for arrival in arrives.arrivals))
 
 
 def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:
@@ -127,6 +144,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
             "compute_ns": floor.compute_ns,
             "link_ns": floor.link_ns,
             "windows_ns": floor.windows_ns,
+            **({} if floor.disk is None else {"disk_ns": floor.disk.ns, "disk_bytes": floor.disk.nbytes}),
         },
         "reference": rows,
     }

@@ -11,6 +11,7 @@ import yaml
 
 from traces.kit import conf
 from traces.kit.errors import UserError
+from traces.kit.fields import MAX_INT
 from traces.kit.strict import dump_json
 from traces.kit.telling import showing
 from traces.kit.vocabulary import Format, Out
@@ -25,11 +26,17 @@ KEYS = {
     "hardware": "the machine, by its name or a file:",
     "host": "its memory and CPU, if others than in that profile:",
     "chunks": "copy calls per expert",
+    "workload": "closed_loop: workload.batch requests are active at any time; online: requests arrive, and a scheduler"
+    " forms passes (its keys: conf/workload/online.yaml)",
     "workload.batch": "requests that are active at a time  [1]",
+    "kv": "of workload=online: GPU bytes for the KV cache, such as 4GB; null: for the longest requests that can meet",
     "warmup": "requests replayed first and not measured",
     "limit": "measure only the first so many requests",
     "placement": "of experts on several GPUs (hardware.gpus=): hash (index modulo GPUs), round_robin, layers (runs of"
     " layers), shard (a part of each expert on each GPU), replicate (each GPU holds the same)",
+    "host_memory": "bytes for experts in host memory, as in budget; others are read from hardware.disk. null: all",
+    "host_policy": "what decides who stays there: lru, fifo, lfu, lfu_incache, lfru, random",
+    "host_tier": "inclusive, or exclusive: an expert leaves it for the GPU, and is written back on eviction",
     "measure": "test, or validation: the train requests of every fifth prompt, from which the policy then does not"
     " learn",
     "seed": "0: requests in recorded order; another: in another order",
@@ -161,9 +168,13 @@ class Config:
 
 def config(options: Config) -> None:
     """Print the resolved configuration: a run of it needs no Hydra."""
+    from sim.experiment.budget import AUTO, sized
     from sim.experiment.compose import read_config
     from sim.experiment.config import dump_configs
     from sim.experiment.sweep.plan import read_grid
 
     found = read_grid(options.rest) if options.multirun else [read_config(options.rest)]
+    for one in found:
+        if one.budget != AUTO:
+            sized(one.budget, MAX_INT)  # what all experts take is not known here, but how a size is written
     sys.stdout.write(dump_configs(found))

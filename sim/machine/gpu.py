@@ -13,6 +13,7 @@ from sim.machine.behind import Behind
 from sim.machine.listener import LEAD, NOBODY, SpanListener
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import dense_of, piece_prices, reduced_ns
 
 
 class Gpu:
@@ -35,7 +36,9 @@ class Gpu:
         self.steps = 0
         self._expert_done: Callable[[int, int], None] = core.expert_done if listener is NOBODY else self._shown
         self._routes = core.routes
+        self._versions = bool(core.setup.versions)
         self._single_ns = [costs.expert_table(layer, 1)[1] + costs.launch_ns for layer in range(core.setup.n_layers)]
+        self._step: Pass  # under way
         self._own_ns: Iterator[int] | None = None  # the policy's, of the pass
         self._ns = 0  # of any expert of the event, with its launch
         self._by_expert: dict[int, int] | None = None  # where they differ
@@ -45,15 +48,17 @@ class Gpu:
         core, costs, behind, listener = self.core, self.costs, self.behind, self.listener
         self.steps += 1
         accounts, waited = core.accounts, behind.waited_ns
-        stalls = accounts.stall_ns[0 if step.prefill else 1]
+        stalls, prompts = accounts.stall_ns[step.kind], step.prompt_tokens
+        if step.prompt_rows:
+            core.prompts(step.prompt_rows, began)
         core.step_begin(self.steps, step.prefill, step.requests, step.parts, began)
         now = behind.block(began, stalls[0])
-        lead = costs.lead_ns(step.rows, step.kv_tokens, step.pairs)
+        lead, dense, software, head = dense_of(step, costs)
         now += lead
         listener.layer(now - lead, now, LEAD)
-        software = costs.layer_overhead_ns
-        dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + software
-        reduce_ns = 0 if self.all_reduce_ns is None else self.all_reduce_ns(step.rows)
+        dense += software
+        reduce_ns = 0 if self.all_reduce_ns is None else reduced_ns(step, self.all_reduce_ns)
+        self._step = step
         peer_ns = 0
         self._own_ns = own_times(self.policy_ns[0 if step.prefill else 1], step)
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
@@ -62,10 +67,14 @@ class Gpu:
             if behind.copies or behind.predictions or behind.hosts:
                 behind.advance(now)
             if demand:
+                if prompts:
+                    core.prompts(prompts[layer], now)
                 event = core.gate(layer, demand, tokens, now)
-                now = self._event(step.rows, event, now, stalls[layer]) + reduce_ns
-                peer_ns += reduce_ns
-        head = costs.head_ns(len(step.requests))
+                now = self._event(step.rows, event, now, stalls[layer])
+                if reduce_ns:
+                    listener.peer(now, now + reduce_ns)
+                    now += reduce_ns
+                    peer_ns += reduce_ns
         now += head
         listener.layer(now - head, now, core.setup.n_layers)
         behind.advance(now)
@@ -74,6 +83,11 @@ class Gpu:
         accounts.peer_ns += peer_ns
         listener.step(began, now, self.steps, step.prefill)
         return now
+
+    def idle(self, now: int, until: int) -> None:
+        """Nothing is to be computed, while copies go on."""
+        self.behind.advance(until)
+        self.core.accounts.idle_ns += until - now
 
     def _event(self, rows: int, event: LayerEvent, now: int, stalls: list[int]) -> int:
         """What is computed once a gate has run: the experts in the core's order. Returns when the last one has been."""
@@ -107,6 +121,16 @@ class Gpu:
 
     def _prices(self, rows: int, event: LayerEvent) -> dict[int, int]:
         """What each expert of the event takes with its tokens, the launch within."""
+        if self._step.pieces:
+            return piece_prices(
+                self._step, event.layer, event.demand, event.tokens, self.costs, self.core.setup.n_experts
+            )
+        if self._versions:
+            costs, n_experts, launch = self.costs, self.core.setup.n_experts, self.costs.launch_ns
+            return {
+                x: costs.expert_table(x // n_experts, rows)[n] + launch if n else 0
+                for x, n in zip(event.demand, event.tokens, strict=True)
+            }
         table, launch = self.costs.expert_table(event.layer, rows), self.costs.launch_ns
         return {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
 

@@ -30,19 +30,21 @@ class Memory:
 
     def __init__(self, dram: Fraction | None) -> None:
         self.dram = dram
-        self._reading: list[tuple[int, Fraction, bool]] = []  # (end, rate alone, whether by the link)
+        self._reading: list[tuple[int, int, int, bool]] = []  # (end, bytes, ns alone, whether by the link)
 
     def read(self, nbytes: int, alone_ns: int, now: int, *, by_link: bool) -> int:
         """Begin to read; returns when it ends. What takes no time alone takes none."""
         if self.dram is None or not alone_ns:
             return now + alone_ns
-        rate = Fraction(nbytes, alone_ns)
         self._reading = [entry for entry in self._reading if entry[0] > now]
-        ns, together = alone_ns, rate + sum(rate for _, rate, _ in self._reading)
-        if together > self.dram and not self._undisturbed(by_link):
-            slowed = alone_ns * together / self.dram
-            ns = -(-slowed.numerator // slowed.denominator)
-        self._reading.append((now + ns, rate, by_link))
+        ns, most, of = alone_ns, *self.dram.as_integer_ratio()
+        # The sum of the rates alone, as two whole numbers: a Fraction takes many times as long.
+        together, over = nbytes, alone_ns
+        for _, others, others_ns, _ in self._reading:
+            together, over = together * others_ns + others * over, over * others_ns
+        if together * of > most * over and not self._undisturbed(by_link):
+            ns = -(-alone_ns * together * of // (over * most))
+        self._reading.append((now + ns, nbytes, alone_ns, by_link))
         return now + ns
 
     def _undisturbed(self, by_link: bool) -> bool:

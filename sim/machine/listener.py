@@ -10,11 +10,18 @@ The number of layers stands for what comes after the last."""
 class SpanListener:
     """Told of spans of time, and does nothing with them: a machine that nobody watches."""
 
+    def of(self, gpu: int) -> "SpanListener":
+        """Who is told of this one of several GPUs: of all but the start and predictions."""
+        return self
+
     def start(self, now: int) -> None:
         """What was before lay in the warm-up."""
 
     def copy(self, begin: int, end: int, chunk: int, kind: int) -> None:
         """A chunk was on the link; ``kind`` as sim.core.state has it."""
+
+    def read(self, begin: int, end: int, chunk: int) -> None:
+        """A chunk was read from the disk into host memory."""
 
     def layer(self, begin: int, end: int, layer: int) -> None:
         """The dense part of a layer ran, up to its gate, or :data:`LEAD`, or the head (one past the last layer)."""
@@ -30,6 +37,12 @@ class SpanListener:
 
     def stall(self, begin: int, end: int, cause: int) -> None:
         """Compute waited; ``cause`` as an index of sim.core.accounts.STALLS."""
+
+    def peer(self, begin: int, end: int) -> None:
+        """Activations were on their way between GPUs, and this one waited for them."""
+
+    def idle(self, begin: int, end: int) -> None:
+        """One of several GPUs had nothing to do, or had to wait until others had ended the layer."""
 
     def step(self, begin: int, end: int, number: int, prefill: bool) -> None:
         """A forward pass has ended, and all that it did was told."""

@@ -17,9 +17,11 @@ from sim.core.several import SeveralCore
 from sim.core.state import CoreError
 from sim.machine.gpu import own_times
 from sim.machine.host import Memory, SharedLink
+from sim.machine.listener import LEAD, NOBODY, SpanListener
 from sim.machine.predictor import Predictor
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import dense_of, piece_prices
 
 CHUNK, PREDICTION, EXPERT = range(3)
 """Facts of one instant, in their order."""
@@ -71,8 +73,11 @@ class Gpus:
         peer_ns: Callable[[int], int],
         predictor: Predictor,
         policy_ns: tuple[int, int],
+        listener: SpanListener = NOBODY,
     ) -> None:
         self.core, self.costs, self.predictor, self.policy_ns = core, costs, predictor, policy_ns
+        self.shown = [listener.of(side.gpu) for side in core.sides]
+        self._watched = listener is not NOBODY
         self.peer_ns = peer_ns
         self.links = [SharedLink(side, copy_ns, depth, lanes, root) for side in core.sides]
         self._pairs = list(zip(core.sides, self.links, strict=True))
@@ -85,42 +90,67 @@ class Gpus:
 
     def run(self, step: Pass, began: int) -> int:
         """One forward pass: per layer the dense part, the gate, the experts. Returns when it has ended."""
-        core, costs = self.core, self.costs
+        core, costs, prompts = self.core, self.costs, step.prompt_tokens
         self.steps += 1
-        stalls = core.accounts.stall_ns[0 if step.prefill else 1]
+        stalls = core.accounts.stall_ns[step.kind]
+        if step.prompt_rows:
+            core.prompts(step.prompt_rows, began)
         core.step_begin(self.steps, step.prefill, step.requests, step.parts, began)
         now = self._block(began, stalls[0])
-        now = self._on_the_first(now, costs.lead_ns(step.rows, step.kv_tokens, step.pairs))
-        dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+        first = self.shown[0]
+        lead, dense, software, head = dense_of(step, costs)
+        now = self._on_the_first(now, lead)
+        first.layer(now - lead, now, LEAD)
+        dense += software
         own = own_times(self.policy_ns[0 if step.prefill else 1], step)
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
             now = self._on_the_first(now, dense)
+            first.layer(now - dense, now - software, layer)
             self._advance(now)
             if demand:
+                if prompts:
+                    core.prompts(prompts[layer], now)
                 event = core.gate(layer, demand, tokens, now)
-                now = self._event(step.rows, event, self._block(now, stalls[layer]), own, stalls[layer])
-        now = self._on_the_first(now, costs.head_ns(len(step.requests)))
+                now = self._event(step, event, self._block(now, stalls[layer]), own, stalls[layer])
+        now = self._on_the_first(now, head)
+        first.layer(now - head, now, core.setup.n_layers)
         self._advance(now)
         core.step_end(now)
+        for shown in self.shown:
+            shown.step(began, now, self.steps, step.prefill)
         return now
+
+    def idle(self, now: int, until: int) -> None:
+        """Nothing is to be computed, while copies go on."""
+        self._advance(until)
+        self.core.accounts.idle_ns += until - now
+        for its in self.core.accounts.by_gpu:
+            its.idle_ns += until - now
 
     # -- a layer event ------------------------------------------------------------------------------------------
 
-    def _event(self, rows: int, event: LayerEvent, now: int, own: Iterator[int] | None, stalls: list[int]) -> int:
+    def _event(self, step: Pass, event: LayerEvent, now: int, own: Iterator[int] | None, stalls: list[int]) -> int:
         """What is computed once a gate has run. Returns when the last GPU has ended, and its activations are back."""
         if own is not None:
             decided = next(own)
             self.core.accounts.policy_ns += decided
             now = self._on_the_first(now, decided)
+            self.shown[0].decide(now - decided, now)
             self._advance(now)
         tokens = dict.fromkeys(sorted({self.core.home[x] for x in event.demand}), 0)
         for x, n in zip(event.demand, event.tokens, strict=True):
             tokens[self.core.home[x]] += n
-        table, launch = self.costs.expert_table(event.layer, rows), self.costs.launch_ns
-        self._ns = {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
+        if step.pieces:
+            self._ns = piece_prices(
+                step, event.layer, event.demand, event.tokens, self.costs, self.core.setup.n_experts
+            )
+        else:
+            table, launch = self.costs.expert_table(event.layer, step.rows), self.costs.launch_ns
+            self._ns = {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
         for gpu, n in tokens.items():  # of a token, one vector goes to a GPU, however many of its experts are there
-            peer_ns = self.peer_ns(min(n, rows)) if gpu and n else 0
+            peer_ns = self.peer_ns(min(n, step.rows)) if gpu and n else 0
             self.streams[gpu] = Stream(gpu, peer_ns, now + peer_ns)
+            self.shown[gpu].peer(now, now + peer_ns)
         self._charged_until = now
         while not all(stream.over for stream in self.streams.values()):
             self._tell(*self._first())
@@ -136,6 +166,7 @@ class Gpus:
             stalls[:] = [ns + more for ns, more in zip(stalls, slowest.stall_ns, strict=True)]
         for gpu, its in enumerate(accounts.by_gpu):
             stream = streams.get(gpu)
+            self.shown[gpu].idle(began if stream is None else stream.ended, ended)
             if stream is None:
                 its.idle_ns += ended - began
                 continue
@@ -153,8 +184,10 @@ class Gpus:
         if x >= 0:
             stream.expert, stream.until = x, now + self._ns[x]
             stream.compute_ns += self._ns[x]
+            self.shown[stream.gpu].compute(now, stream.until, (x,))
         elif x != WAIT:
             stream.over, stream.ended = True, now + stream.peer_ns
+            self.shown[stream.gpu].peer(now, stream.ended)
 
     # -- what ends, and what follows ----------------------------------------------------------------------------
 
@@ -185,6 +218,8 @@ class Gpus:
         stream = streams.get(gpu) if kind == EXPERT else None
         if kind == CHUNK:
             _, chunk = self.links[gpu].under_way.popleft()
+            if self._watched:
+                self._show_copy(gpu, chunk, now)
             core.chunk_done(chunk, now)
         elif kind == PREDICTION:
             _, _, tag = heappop(self.predictions)
@@ -212,6 +247,12 @@ class Gpus:
             if stream.waits:
                 cause = min(kind[chunk // chunks] for _, chunk in self.links[stream.gpu].under_way)
                 stream.stall_ns[cause] += now - since
+                self.shown[stream.gpu].stall(since, now, cause)
+
+    def _show_copy(self, gpu: int, chunk: int, now: int) -> None:
+        state, shown = self.core.pools, self.shown[gpu]
+        shown.copy(self.links[gpu].began[chunk], now, chunk, state.kind[chunk // state.chunks])
+        shown.occupancy(now, state.pool_used[gpu])
 
     def _go_on(self, now: int) -> None:
         self._hand_over(now)
@@ -245,8 +286,10 @@ class Gpus:
         for gpu, its in enumerate(self.core.accounts.by_gpu):
             if gpu:
                 its.idle_ns += free - now
+                self.shown[gpu].idle(now, free)
             else:
                 its.stall_ns[PREDICTOR] += free - now
+                self.shown[0].stall(now, free, PREDICTOR)
         self._advance(free)
         return free
 
@@ -257,6 +300,7 @@ class Gpus:
         for gpu, its in enumerate(accounts.by_gpu):
             if gpu:
                 its.idle_ns += ns
+                self.shown[gpu].idle(now, now + ns)
             else:
                 its.compute_ns += ns
         return now + ns

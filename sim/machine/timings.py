@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sim.workload.online.feed import Serving
 from sim.workload.passes import Pass
 
 
@@ -54,3 +55,17 @@ class Timings:
                 timing.prefill_rows += rows
             else:
                 timing.decode_steps += 1
+
+
+def served_timings(serving: Serving) -> Timings:
+    """Of each instance that was served: it is admitted when it arrives, and its prompt ends with its first token."""
+    made, start = Timings(), serving.start or 0
+    for number, its in serving.ledger.served.items():
+        made.requests[number] = RequestTiming(
+            start + its.arrival.time_ns,
+            start + its.token_ns[0],
+            start + its.end_ns,
+            its.arrival.prompt_tokens,
+            len(its.token_ns) - 1,
+        )
+    return made

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from policies import registry
-from policies.api import Policy
+from sim.experiment.declared import declared
 from sim.plan.cells import Figures, Found, Runner
 from sim.plan.needs import needs_of
 from sim.plan.question import Question, lossless, meets, reads, settings, value
@@ -33,18 +32,18 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
     UserError where no policy has the latency that is asked about.
     """
     said = about(question, next(iter(traces)))
-    if question.missing or question.room.bytes < max(question.sizes):
-        said["verdict"] = "no host memory" if question.missing else "no room"
+    lacking = question.missing > question.from_disk
+    if lacking or question.capacity < question.least:
+        said["verdict"] = "no host memory" if lacking else "no room"
         said["needs"] = needs_of(question, [], [], next(iter(traces.values()))[0], runner)
-        fits = [dtype for dtype in question.narrower if not question.in_dtype(dtype).missing]
-        if question.missing and fits:
-            said["instead"] = answer(question.in_dtype(fits[0]), policies, traces, runner)
+        if lacking:
+            said["instead"] = _instead(question, policies, traces, runner)
         return said
     trace = next(iter(traces.values()))[0]
     exact = [name for name in policies if lossless(name)]
-    grid = rungs(question.total, question.room.bytes)
-    top = min(question.room.bytes, question.total)
-    budgets = sorted({*(size(number, question.total) for number in grid), top})
+    grid = rungs(question.most, question.capacity)
+    top = min(question.capacity, question.most)
+    budgets = sorted({*(size(number, question.most) for number in grid), top})
     cells = _cells(question, exact, budgets, trace, runner)
     least_of = _least(question, exact, grid, cells, trace, runner) if question.goal else {}
     said["policies"] = [_policy(question, name, cells[name], top, least_of.get(name)) for name in exact]
@@ -65,22 +64,32 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
         row = min(met, key=lambda row: (row["least"]["budget_bytes"], row["least"]["ms"]))
         _spread(question, [(row["policy"], row["least"])], traces, runner)
         said["least"] = row["least"] | _commands(question, row["policy"], row["least"], trace, runner.out)
+    if question.from_disk:
+        said["instead"] = _instead(question, policies, traces, runner)
     if question.goal is not None and not met:
         order = [row["policy"] for row in sorted(ranked, key=lambda row: row["best"]["ms"])]
         said["needs"] = needs_of(question, order, [n for n in order if _on_host(cells[n])], trace, runner)
     return said
 
 
+def _instead(
+    question: Question, policies: Sequence[str], traces: Mapping[str, Sequence[str]], runner: Runner
+) -> Answer | None:
+    """The answer in the widest dtype in which the host has all experts; None where there is none."""
+    fits = [dtype for dtype in question.narrower if not question.in_dtype(dtype).missing]
+    return answer(question.in_dtype(fits[0]), policies, traces, runner) if fits else None
+
+
 def about(question: Question, kind: str) -> Answer:
     """What is known before anything is run."""
     hardware, model, lengths = question.hardware, question.model, question.lengths
-    costs = Costs(model, hardware, question.dtype)
+    costs = Costs(model, hardware, question.dtype, question.spread)
     drawn = 0 if lengths is None else lengths.prompt + lengths.output
     longer = costs.dense_ns(1, question.context, question.context) - costs.dense_ns(1, drawn, drawn)
     host = {"given": question.host_memory, "needed": question.total, "missing": question.missing}
     return {
         "hardware": hardware.name,
-        "machine": own_title("hardware", hardware).get("title") or title_of("hardware", hardware.name),
+        "machine": _machine(question),
         "host": next((word.partition("=")[2] for word in question.words if word.startswith("host=")), None),
         "figures": hardware.provenance,
         "inferred": list(hardware.inferred),
@@ -90,9 +99,14 @@ def about(question: Question, kind: str) -> Answer:
         "context": question.context,
         "batch": question.batch,
         "expert_bytes": question.total,
+        "gpus": hardware.gpus,
+        "placement": question.base.placement if hardware.gpus > 1 else None,
         "room": asdict(question.room),
+        "capacity_bytes": question.capacity,
+        "most_bytes": question.most,
         "host_memory": None if question.unified else host,
         "unified": question.unified,
+        "from_disk": question.from_disk,
         "routing": kind,
         "lengths": None if lengths is None else asdict(lengths),
         "attention_ms_of_the_rest": None if lengths is None else longer * model.moe_layers / 1e6,
@@ -109,6 +123,16 @@ def about(question: Question, kind: str) -> Answer:
         "needs": [],
         "instead": None,
     }
+
+
+def _machine(question: Question) -> str:
+    """What people call it; as many of a card as were asked for by hardware.gpus=."""
+    hardware = question.hardware
+    title = own_title("hardware", hardware).get("title") or title_of("hardware", hardware.name)
+    if not any(word.startswith("hardware.gpus=") for word in question.words):
+        return title
+    one = re.sub(r"^\d+ x ", "", title)
+    return f"{hardware.gpus} x {one}" if hardware.gpus > 1 else one
 
 
 def _cells(
@@ -136,13 +160,13 @@ def _least(
     """
     searches = {}
     for name in names:
-        good = [number for number in grid if meets(cells[name][size(number, question.total)], question)]
+        good = [number for number in grid if meets(cells[name][size(number, question.most)], question)]
         if good:
             before = [number for number in grid if number < good[0]]
             searches[name] = least(before[-1] if before else 0, good[0], grid[-1])
 
     def ask(numbers: Mapping[str, int]) -> dict[str, bool]:
-        wanted = {name: size(number, question.total) for name, number in numbers.items()}
+        wanted = {name: size(number, question.most) for name, number in numbers.items()}
         found = runner.run([question.cell(name, budget, trace) for name, budget in wanted.items()])
         for (name, budget), one in zip(wanted.items(), found, strict=True):
             cells[name][budget] = one
@@ -216,13 +240,18 @@ def _spread(
 def _commands(question: Question, name: str, cell: Answer, trace: str, out: Path) -> Answer:
     """What runs a cell, simulated and on a device."""
     rest = [] if out == USUAL else [f"out={out}"]
-    words = [f"policy={name}", f"budget={cell['budget_bytes']}", f"trace={trace}", *question.words, *rest]
+    words = [f"policy={name}", f"budget={cell['budget_bytes']}", f"trace={trace}", *question.run_words, *rest]
     real = ["python", "-m", "real", "run", *_on_device(question, name, cell["budget_bytes"], trace)]
     return {
         "policy": name,
         "run": ["python", "-m", "sim", "run", *words],
-        "real": real if question.dtype in ACTIVATION_BYTES else None,  # no kernel there computes in others
+        "real": real if _runs_on_device(question) else None,
     }
+
+
+def _runs_on_device(question: Question) -> bool:
+    """It has one GPU, all experts in host memory, and no kernel there computes in other dtypes."""
+    return question.dtype in ACTIVATION_BYTES and question.hardware.gpus == 1 and not question.from_disk
 
 
 def _on_device(question: Question, name: str, budget: int, trace: str) -> list[str]:
@@ -231,14 +260,8 @@ def _on_device(question: Question, name: str, budget: int, trace: str) -> list[s
     source = re.match(r"[\w.-]+/[\w.-]+(?= )", question.model.source)
     published = own if own == "tiny-moe" else source[0] if source else "CHECKPOINT"
     rest = [word for word in question.words if not word.startswith(("model=", "model.dtype=", "warmup="))]
-    history = [f"trace={trace}"] if _learns(name) else []
+    history = [f"trace={trace}"] if declared(settings(name)).wants_history() else []
     return [f"policy={name}", f"budget={budget}", f"model={published}", *rest, *history, "prompts=FILE.jsonl"]
-
-
-def _learns(name: str) -> bool:
-    """Whether a policy learns from train requests before it begins."""
-    policy = registry.find(str(settings(name)["name"]))
-    return policy.learns or policy.wants_history is not Policy.wants_history
 
 
 def _lossy(name: str, found: Found, question: Question) -> Answer:

@@ -58,9 +58,9 @@ def _draw(axes: Axes, it: Mapping[str, Any]) -> Sequence[Any]:
             colour = look[won["policy"]].colour
             axes.vlines(won["budget_bytes"] * GB, won["low_ms"], won["high_ms"], color=colour, linewidth=3, alpha=0.5)
             seen += [won["low_ms"], won["high_ms"]]
-    room = it["room"]["bytes"]
-    ends = min(room, it["expert_bytes"])
-    words = f"room: {format_bytes(room)}" if room < it["expert_bytes"] else f"all experts: {format_bytes(ends)}"
+    room, most = it["capacity_bytes"], it["most_bytes"]
+    ends = min(room, most)
+    words = f"room: {format_bytes(room)}" if room < most else f"all experts: {format_bytes(ends)}"
     axes.axvline(ends * GB, color=GREY, linewidth=1.2, zorder=1.2, label="_room")
     style: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "right"}
     axes.annotate(words, (ends * GB, 0.97), (-4, 0), fontsize=LABEL, color=INK, va="top", **style)

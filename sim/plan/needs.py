@@ -27,14 +27,17 @@ def needs_of(
 
     ``names``: the policies that run here, the best first; ``on_host``: those of them that compute there.
     """
-    if question.missing:
-        return [{"what": "host_memory", "missing_bytes": question.missing, "needed_bytes": question.total}]
+    host = [{"what": "host_memory", "missing_bytes": question.missing, "needed_bytes": question.total}]
+    if question.missing > question.from_disk:
+        return host
     if not names:
         room = question.room
-        rest = room.dense_bytes + room.head_bytes + room.kv_bytes + max(question.sizes)
+        own = -(-question.least // question.hardware.gpus)
+        rest = room.dense_bytes + room.head_bytes + room.kv_bytes + own
         return [{"what": "gpu_memory", "missing_bytes": rest - room.gpu_bytes, "needed_bytes": rest}]
     chosen = names[:CANDIDATES]
-    found = [_memory(question, chosen, trace, runner), _factor(question, "link", chosen, trace, runner)]
+    found = host if question.from_disk else []
+    found += [_memory(question, chosen, trace, runner), _factor(question, "link", chosen, trace, runner)]
     if on_host:
         found.append(_factor(question, "host", on_host[:CANDIDATES], trace, runner))
     found += _bits(question, chosen, trace, runner)
@@ -42,23 +45,26 @@ def needs_of(
 
 
 def _memory(question: Question, names: Sequence[str], trace: str, runner: Runner) -> Need:
-    """The least GPU memory with which one of the policies meets the target, the rest of the model within."""
-    room, total = question.room, question.total
+    """The least GPU memory with which one of the policies meets the target, the rest of the model within; of several
+    GPUs, of each.
+    """
+    room, total, gpus = question.room, question.most, question.hardware.gpus
     rest = room.gpu_bytes - room.bytes
-    ample = question.with_hardware({"gpu": {"memory_bytes": rest + total}})
+    whole = rest - (-total // gpus)
+    ample = question.with_hardware({"gpu": {"memory_bytes": whole}})
 
     def ask(numbers: Mapping[str, int]) -> dict[str, bool]:
         configs = [ample.cell(name, size(number, total), trace) for name, number in numbers.items()]
         return {name: meets(it, question) for name, it in zip(numbers, runner.run(configs), strict=True)}
 
-    here = rungs(total, room.bytes)
+    here = rungs(total, question.capacity)
     grid = [number for number in range(COARSE, STEPS + 1, COARSE) if number not in here]
     number, name = _first(grid, here[-1] if here else 0, STEPS, names, ask)
     if number is None:
         every = runner.run([ample.cell(name, total, trace) for name in names])
         known = [ms for it in every if (ms := value(it, question)) is not None]
-        return {"what": "gpu_memory", "needed_bytes": None, "most_bytes": rest + total, "ms": min(known, default=None)}
-    needed = rest + size(number, total)
+        return {"what": "gpu_memory", "needed_bytes": None, "most_bytes": whole, "ms": min(known, default=None)}
+    needed = rest - (-size(number, total) // gpus)
     return {"what": "gpu_memory", "needed_bytes": needed, "missing_bytes": needed - room.gpu_bytes, "policy": name}
 
 
@@ -66,7 +72,7 @@ def _factor(question: Question, what: str, names: Sequence[str], trace: str, run
     """How many times as fast the link, or the host's memory and CPU, would have to be."""
     if question.hardware.measured is not None:
         return {"what": what, "factor": None, "why": "the prices are measured, and stand for this machine alone"}
-    top = min(question.room.bytes, question.total)
+    top = min(question.capacity, question.most)
 
     def ask(numbers: Mapping[str, int]) -> dict[str, bool]:
         configs = [faster(question, what, number).cell(name, top, trace) for name, number in numbers.items()]
@@ -82,7 +88,9 @@ def _factor(question: Question, what: str, names: Sequence[str], trace: str, run
 
 
 def faster(question: Question, what: str, number: int) -> Question:
-    """The question of a machine whose ``link`` or ``host`` is 2^(number/8) times as fast."""
+    """The question of a machine whose ``link`` or ``host`` is 2^(number/8) times as fast; of several GPUs, every link,
+    and what they have in common.
+    """
     hardware, times = question.hardware, _times(number)
     groups: dict[str, tuple[Any, tuple[str, ...]]] = {
         "link": (hardware.link, ("h2d_gb_per_s", "d2h_gb_per_s")),
@@ -90,7 +98,9 @@ def faster(question: Question, what: str, number: int) -> Question:
     }
     group, keys = groups[what]
     old = {key: getattr(group, key) for key in keys}
-    return question.with_hardware({what: {key: float(it * times) for key, it in old.items() if it is not None}})
+    found = question.with_hardware({what: {key: float(it * times) for key, it in old.items() if it is not None}})
+    root = hardware.root_gb_per_s if what == "link" else None
+    return found if root is None else found.with_hardware({"root_gb_per_s": float(root * times)})
 
 
 def _times(number: int) -> Fraction:
@@ -125,7 +135,7 @@ def _bits(question: Question, names: Sequence[str], trace: str, runner: Runner) 
     found: list[Need] = []
     for dtype in question.narrower:
         narrow = question.in_dtype(dtype)
-        top = min(narrow.room.bytes, narrow.total)
+        top = min(narrow.capacity, narrow.most)
         cells = runner.run([narrow.cell(name, top, trace) for name in names])
         good = [(it, name) for it, name in zip(cells, names, strict=True) if meets(it, question)]
         ms = [it.latency_ms["tpot"] for it in cells if isinstance(it, Figures)]

@@ -8,12 +8,15 @@ from typing import Any
 
 from policies import registry
 from sim.experiment.budget import Room
+from sim.experiment.cell import most_held
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
+from sim.experiment.declared import declared
 from sim.plan.cells import Figures, Found
 from sim.plan.routing import Lengths
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
+from sim.prices.placement import Spread, spread_of
 from sim.results.compare.target import Target
 from traces import Trace
 from traces.kit.errors import UserError
@@ -54,6 +57,27 @@ class Question:
         return self.model.experts * sum(self.sizes)
 
     @property
+    def spread(self) -> Spread:
+        """On which of the GPUs experts lie."""
+        return spread_of(self.base.placement, self.hardware, self.model)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that all GPUs have for experts together: each has the room of the one with the dense part."""
+        return self.hardware.gpus * self.room.bytes
+
+    @property
+    def most(self) -> int:
+        """The budget with which all experts are where they can be: on one GPU all their bytes; of several, the one that
+        is to hold the most has room for it."""
+        return most_held(self.sizes, self.model.experts, self.spread)
+
+    @property
+    def least(self) -> int:
+        """The budget below which nothing runs: one expert, on each GPU that has experts of its own."""
+        return max(self.sizes) * self.spread.pools * self.spread.alike
+
+    @property
     def unified(self) -> bool:
         """Whether CPU and GPU share one memory: experts then come from a disk, and the host holds none."""
         return _unified(self.hardware)
@@ -64,10 +88,23 @@ class Question:
         return 0 if self.host_memory is None or self.unified else max(0, self.total - self.host_memory)
 
     @property
+    def from_disk(self) -> int:
+        """Bytes of experts that the host has no memory for, and reads from the machine's disk; 0 where it cannot."""
+        fits = self.hardware.disk is not None and self.hardware.gpus == 1
+        return self.missing if fits and self.host_memory is not None and self.host_memory >= max(self.sizes) else 0
+
+    @property
+    def run_words(self) -> list[str]:
+        """Of ``python -m sim run``, without policy, budget and trace."""
+        return [*self.words, *([f"host_memory={self.host_memory}"] if self.from_disk else [])]
+
+    @property
     def possible(self) -> bool:
-        """Whether anything can be run: an expert has room, and the host has all of them, in some dtype."""
+        """Whether anything can be run: an expert has room, and the host has all of them, in some dtype, or a disk."""
+        if self.from_disk and self.capacity >= self.least:
+            return True
         smallest = self.in_dtype(self.narrower[-1]) if self.missing and self.narrower else self
-        return not smallest.missing and self.room.bytes >= max(smallest.sizes)
+        return not smallest.missing and smallest.capacity >= smallest.least
 
     @property
     def narrower(self) -> list[str]:
@@ -84,16 +121,17 @@ class Question:
         base = replace(self.base, model={**self.base.model, "dtype": dtype})
         return replace(self, words=words, base=base, dtype=dtype, model=ModelProfile.from_dict(base.model))
 
-    def with_hardware(self, changes: Mapping[str, Mapping[str, Any]]) -> "Question":
-        """The same question of a machine that differs in some figures, by group and key."""
+    def with_hardware(self, changes: Mapping[str, Any]) -> "Question":
+        """The same question of a machine that differs in some figures, by key, or by group and key."""
         hardware = dict(self.base.hardware)
         for group, values in changes.items():
-            hardware[group] = {**hardware[group], **values}
+            hardware[group] = {**hardware[group], **values} if isinstance(values, Mapping) else values
         return replace(self, base=replace(self.base, hardware=hardware), hardware=HardwareProfile.from_dict(hardware))
 
     def cell(self, policy: str, budget: int, trace: str, seed: int = 0) -> RunConfig:
         """The configuration of a run."""
-        return replace(self.base, policy=settings(policy), budget=budget, trace=trace, seed=seed)
+        held = self.host_memory if self.from_disk else None
+        return replace(self.base, policy=settings(policy), budget=budget, trace=trace, seed=seed, host_memory=held)
 
 
 def _unified(hardware: HardwareProfile) -> bool:
@@ -111,9 +149,10 @@ def lossless(preset: str) -> bool:
     return registry.find(str(settings(preset)["name"])).lossless
 
 
+@cache
 def reads(preset: str) -> frozenset[str]:
     """The signals that it reads."""
-    return frozenset(map(str, registry.find(str(settings(preset)["name"])).signals))
+    return frozenset(map(str, declared(settings(preset)).needs()))
 
 
 def ask(
@@ -143,8 +182,6 @@ def ask(
     words = words if trace is not None else (*words, "warmup=1")
     base = read_config([*words, "policy=lru", "budget=1GB", "bounds=false"])
     machine = HardwareProfile.from_dict(base.hardware)
-    if machine.gpus > 1:
-        raise UserError(f"hardware.gpus={machine.gpus}: a plan is of one GPU; allowed: 1, or python -m sim run")
     if trace is None:
         if base.model["name"] == AS_TRACED:
             raise UserError(f"model={model}: is what a trace says; allowed: with trace=")
@@ -157,6 +194,7 @@ def ask(
         if context is not None and context < longest:
             raise UserError(f"context={context}: the trace has a request of {longest} tokens; allowed: {longest}, more")
         held = longest if context is None else context
+    spread_of(base.placement, machine, profile)  # refused here, if it cannot be
     return Question(
         words,
         base,

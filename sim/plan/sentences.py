@@ -1,5 +1,6 @@
 """An answer in sentences, the first of which is the answer."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ def first(it: Mapping[str, Any]) -> str:
 
 def _first(it: Mapping[str, Any]) -> str:
     who = f"{it['model_title']} in {it['dtype']} on {machine(it)}"
+    if it["from_disk"]:
+        who += f" with {format_bytes(it['from_disk'])} of its experts on disk"
     best, target = it["best"], it["target"]
     if it["verdict"] == "no host memory":
         host = it["host_memory"]
@@ -25,12 +28,14 @@ def _first(it: Mapping[str, Any]) -> str:
         return f"No: {who} does not fit: its experts take {need} of host memory, of which there are {given}"
     if it["verdict"] == "no room":
         missing = format_bytes(it["needs"][0]["missing_bytes"])
-        return f"No: {who} does not fit: {missing} of GPU memory are missing for a single expert"
+        where = " on each GPU" if it["gpus"] > 1 else ""
+        return f"No: {who} does not fit: {missing} of GPU memory are missing{where} for a single expert"
     at_best = f"{_ms(best['ms'])} {NAMES[it['metric']]} ({reach(best)}){_rate(best)}"
-    most = f"{format_bytes(best['budget_bytes'])} for experts"
+    where = f" on {it['gpus']} GPUs" if it["gpus"] > 1 else ""
+    most = f"{format_bytes(best['budget_bytes'])} for experts{where}"
     if it["verdict"] == "meets":
         least = it["least"]
-        little = f"{format_bytes(least['budget_bytes'])} for experts ({least['policy']}, {_ms(least['ms'])})"
+        little = f"{format_bytes(least['budget_bytes'])} for experts{where} ({least['policy']}, {_ms(least['ms'])})"
         return f"Yes: {who} meets {target} with {little}, and takes {at_best} with {most} ({best['policy']})"
     if it["verdict"] == "misses":
         return f"No: {who} fits, and misses {target}: it takes {at_best} with {most} ({best['policy']})"
@@ -60,12 +65,16 @@ def facts(it: Mapping[str, Any]) -> list[str]:
         if lengths["prompt"] + lengths["output"] < it["context"]:
             more = _ms(it["attention_ms_of_the_rest"])
             said.append(f"the KV cache is for {it['context']:,} tokens; at its end attention takes {more} more a token")
-    said.append(f"room for experts: {format_bytes(room['bytes'])} of {room_worded(room)}")
+    each = f" on each of {it['gpus']} GPUs (placement={it['placement']})" if it["gpus"] > 1 else ""
+    said.append(f"room for experts{each}: {format_bytes(room['bytes'])} of {room_worded(room)}")
     total, host = format_bytes(it["expert_bytes"]), it["host_memory"]
     if host is None:
         said.append(f"all experts: {total}, on the SSD: CPU and GPU share one memory, and its link is the SSD")
     elif host["given"] is None:
         said.append(f"all experts: {total}, in host memory (host_memory= says how much there is)")
+    elif it["from_disk"]:
+        given = format_bytes(host["given"])
+        said.append(f"all experts: {total}, on disk; host memory has {given} for them, and what is not there is read")
     elif not host["missing"]:
         spare = format_bytes(host["given"] - host["needed"])
         said.append(f"all experts: {total} of {format_bytes(host['given'])} host memory; {spare} are left for the rest")
@@ -103,6 +112,16 @@ def reach(cell: Mapping[str, Any]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def unable(it: Mapping[str, Any]) -> list[str]:
+    """Which policies cannot run here, a sentence for each reason."""
+    found: dict[str, list[str]] = {}
+    for row in it["policies"]:
+        if row["best"] is None and row["why"]:
+            why = re.sub(r"policy=[\w.-]+(?:, [\w.]+=[^:;,]+)*", "the policy", str(row["why"]))
+            found.setdefault(why.removeprefix("the policy: "), []).append(row["policy"])
+    return [f"{', '.join(names)} cannot run here: {why}" for why, names in found.items()]
+
+
 def needs(it: Mapping[str, Any]) -> list[str]:
     """What would help, a sentence each."""
     return [_need(one, it) for one in it["needs"]]
@@ -114,11 +133,12 @@ def _need(one: Mapping[str, Any], it: Mapping[str, Any]) -> str:
         needed, missing = format_bytes(one["needed_bytes"]), format_bytes(one["missing_bytes"])
         return f"host memory: {needed} for the experts alone, {missing} more than there are"
     if what == "gpu_memory":
+        each = " on each GPU" if it["gpus"] > 1 else ""
         if one["needed_bytes"] is None:
             most = format_bytes(one["most_bytes"])
-            return f"GPU memory: none is enough; {most}, for all of the model, give {_ms(one['ms'])}"
+            return f"GPU memory: none is enough; {most}{each}, for all of the model, give {_ms(one['ms'])}"
         needed, missing = format_bytes(one["needed_bytes"]), format_bytes(one["missing_bytes"])
-        return f"GPU memory: {needed} in all, {missing} more{by}"
+        return f"GPU memory: {needed} in all{each}, {missing} more{by}"
     if what == "bits":
         size = f"{format_bytes(one['expert_bytes'])} of experts, {_ms(one['tpot_ms'])} per token"
         verdict = "are enough" if one["meets"] else "are not enough"
@@ -135,11 +155,17 @@ def commands(it: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = []
     won = it["least"] or it["best"]
     if won is not None:
-        on_device = shlex.join(won["real"]) if won["real"] else f"real/ computes in 16 and 32 bit, not in {it['dtype']}"
+        on_device = shlex.join(won["real"]) if won["real"] else _not_on_device(it)
         said = [("simulate it", shlex.join(won["run"])), ("run it", on_device)]
         if it["least"] is not None and it["best"]["run"] != won["run"]:
             said.append(("the fastest", shlex.join(it["best"]["run"])))
     return said
+
+
+def _not_on_device(it: Mapping[str, Any]) -> str:
+    if it["from_disk"]:
+        return "real/ has no disk below host memory"
+    return "real/ has one GPU" if it["gpus"] > 1 else f"real/ computes in 16 and 32 bit, not in {it['dtype']}"
 
 
 def _rate(cell: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.plan.sentences import NAMES, basis, commands, facts, first, machine, needs, reach, spread, sure
+from sim.plan.sentences import NAMES, basis, commands, facts, first, machine, needs, reach, spread, sure, unable
 from sim.results.fitting import Row, fitted
 from traces.kit.units import figure, format_bytes
 
@@ -39,6 +39,8 @@ def _page(it: Mapping[str, Any], console: Console, *, again: bool = False) -> No
     if it["policies"]:
         console.print()
         console.print(*_policies(it, console), sep="\n")
+    for line in unable(it):
+        console.print(Text(fill(line, console.width, subsequent_indent="  "), style="dim"))
     for row in it["lossy"]:
         console.print(Text(_lossy(row), style="magenta"))
     if it["needs"]:
@@ -117,7 +119,7 @@ def _machines(answers: Sequence[Mapping[str, Any]], console: Console) -> None:
         table.add_column(head, justify="left" if head in ("", "policy") else "right")
     for it in answers:
         best, least = it["best"], it["least"]
-        cells = [machine(it), format_bytes(it["room"]["bytes"])]
+        cells = [machine(it), format_bytes(it["capacity_bytes"])]
         if best is not None:
             cells += [format_bytes(least["budget_bytes"]) if least else "-", figure(best["ms"])]
             cells += [_range(best), best["policy"]]

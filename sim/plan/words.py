@@ -17,7 +17,7 @@ SCHEMA = 1
 """Version of the document that ``format=json`` prints."""
 SEEDS = 2
 """Of each kind of routing."""
-REST = ("host", "chunks", "model", "hardware")
+REST = ("host", "chunks", "placement", "model", "hardware")
 """Keys of a run that may be given beside the command's own; of model and hardware, those within."""
 
 
@@ -51,7 +51,7 @@ def to_be_drawn(value: str) -> Path:
 def page() -> dict[str, str]:
     from sim.experiment.words import page as of_run
 
-    return {key: text for key, text in of_run().items() if key in ("host", "chunks")}
+    return {key: text for key, text in of_run().items() if key in ("host", "chunks", "placement")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ class Options:
       python -m sim plan model=qwen3_30b_a3b target='tpot<=50ms'
       python -m sim plan model=gpt_oss_120b hardware=rtx_4090 host_memory=64GB
       python -m sim plan model=olmoe_1b_7b hardware=rtx_3060,rtx_4080 host=ddr4_2ch
+      python -m sim plan model=mixtral_8x7b hardware=rtx_3090_x2 placement=layers
     """
 
     model: Annotated[str, "a name of conf/model, a profile's file or a config.json; with trace=, what it says"] = ""

@@ -1,6 +1,7 @@
 """What is priced and on what: a model's sizes and a machine's figures."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -22,23 +23,33 @@ def shipped(group: str, name: str) -> Mapping[str, Any]:
     names = sorted(conf.names(group) - {AS_TRACED})
     if name not in names:
         raise UserError(f"{group}={name!r}: unknown; {allowing(name, names)}")
+    return deepcopy(_read(group, name))
+
+
+@cache
+def _read(group: str, name: str) -> Mapping[str, Any]:
     loaded: Mapping[str, Any] = yaml.safe_load((conf.FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return loaded
 
 
-def figures(profile: Mapping[str, Any]) -> dict[str, Any]:
+def figures(profile: Mapping[str, Any], *, several: bool | None = None) -> dict[str, Any]:
     """A profile without its title: what results depend on, and what tells two of them apart.
 
-    What was always so, before one could say otherwise, is not said: not tied, no bytes of the dense part, one lane,
-    one GPU, without peers and a root.
+    What was always so, before one could say otherwise, is not said: not tied, no bytes of the dense part, one lane, one
+    GPU, no disk. Nor, of a machine with one, what only ``several`` GPUs have (None: as the profile says): peers and a
+    root.
     """
-    unsaid = [("tied_embeddings", False), ("dense_bytes", None), ("gpus", 1), ("peer", None), ("root_gb_per_s", None)]
-    said = {key: value for key, value in profile.items() if key != "title" and (key, value) not in unsaid}
+    of_several = {"peer", "root_gb_per_s"}
+    unsaid = [("tied_embeddings", False), ("dense_bytes", None), ("gpus", 1), ("disk", None)]
+    unsaid += [(key, None) for key in of_several]
+    left_out = {"title"} if (profile.get("gpus", 1) != 1 if several is None else several) else {"title", *of_several}
+    said = {key: value for key, value in profile.items() if key not in left_out and (key, value) not in unsaid}
     if isinstance(link := said.get("link"), Mapping):
         said["link"] = {key: value for key, value in link.items() if (key, value) != ("lanes", 1)}
     if isinstance(sources := said.get("sources"), Mapping):
-        new = ("peer", ""), ("root_gb_per_s", "")
-        said["sources"] = {key: value for key, value in sources.items() if (key, value) not in new}
+        new = ("peer", ""), ("root_gb_per_s", ""), ("disk", "")
+        kept = {key: value for key, value in sources.items() if key not in left_out and (key, value) not in new}
+        said["sources"] = kept
     return said
 
 

@@ -53,7 +53,8 @@ def changed(group: str, given: Mapping[str, Any], stands_for: ModelProfile | Non
             return []
         return ["dtype"] if given["dtype"] not in (None, str(shipped("model", stands_for.name)["dtype"])) else []
     try:
-        usual = figures(shipped(group, str(given.get("name"))))
+        several = given.get("gpus", 1) != 1
+        usual = figures(shipped(group, str(given.get("name"))), several=several)
         return sorted(_differences(charging(usual), charging(figures(given))))
     except UserError:
         return []

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Self
 
 from policies import registry
+from sim.prices.disk import Disk
 from sim.prices.measured import Measured
 from traces.kit.readers import (
     Count,
@@ -136,6 +137,7 @@ class Sources:
     cpu_tflops: Text = ""
     peer: Text = ""
     root_gb_per_s: Text = ""
+    disk: Text = ""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ class HardwareProfile:
     measured: Annotated[Measured | None, nullable(record(Measured))] = None  # tables, which then take precedence
     runtime: Annotated[Runtime | None, nullable(record(Runtime))] = None
     gpus: Annotated[int, whole(1, MOST_GPUS)] = 1
-    peer: Annotated[Peer | None, nullable(record(Peer))] = None  # null: nothing goes from GPU to GPU
+    peer: Annotated[Peer | None, nullable(record(Peer))] = None  # of several; null: nothing goes from GPU to GPU
     root_gb_per_s: Optional = None  # what the links of all GPUs have together; null: each has its own in full
+    disk: Annotated[Disk | None, nullable(record(Disk))] = None  # below host memory; null: the host holds all experts
     title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
 
     @classmethod
@@ -205,5 +208,7 @@ class HardwareProfile:
 
     @property
     def inferred(self) -> tuple[str, ...]:
-        """The figures that no source states."""
-        return tuple(key for key, source in vars(self.sources).items() if source.startswith("inferred"))
+        """The figures that no source states; of one GPU not those that only several have."""
+        unused = ("peer", "root_gb_per_s") if self.gpus == 1 else ()
+        found = (key for key, source in vars(self.sources).items() if source.startswith("inferred"))
+        return tuple(key for key in found if key not in unused)

@@ -109,6 +109,11 @@ class ModelProfile:
             dense_bytes=None if section.get("dense_bytes") is None else tuple(section["dense_bytes"]),
         )
 
+    def others(self, dtype: str) -> dict[str, tuple[int, ...]]:
+        """Bytes of one expert, per MoE layer, in each dtype that it has a size in, but this one."""
+        sized = [*self.expert_bytes, *(self.expert_bytes_per_layer or {})]
+        return {other: self.priced(other) for other in sized if other != dtype}
+
     def priced(self, dtype: str | None = None, where: str = "dtype") -> tuple[int, ...]:
         """Bytes of one expert, per MoE layer, at `dtype` (None: the model's own); UserError if not sized."""
         dtype = self.dtype if dtype is None else dtype

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sim.core.accounts import FATES, PHASES, STALLS
+from sim.core.accounts import CLASSES, FATES, KINDS, PHASES, STALLS
 from sim.results import titles
 from sim.results.classes import output_of
 from sim.results.document import OF_PREDICTIONS
@@ -25,6 +25,11 @@ SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision", "stale")
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer", "oracle_ahead")
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
 LATENCIES = tuple(LATENCY_NAMES)
+SERVED = {
+    "queueing": "from arrival to the first pass",
+    "itl": "between two tokens, all of them pooled",
+    "itl_beside_prefill": "the same where another's prompt was computed meanwhile",
+}
 SPREAD = ("mean", "p50", "p90", "p99")
 
 
@@ -56,6 +61,8 @@ def _columns() -> Iterator[Column]:
     yield Column("seed", whole, "", "order of requests and arrivals; 0: as recorded", "config.seed")
     yield Column("workload", text, "", "name", "config.workload.name")
     yield Column("batch", whole, "requests", "active at a time", "config.workload.batch")
+    yield Column("served", text, "JSON", "settings of the workload but its name and batch, where it is more than these")
+    yield Column("memorised", truth, "", "it remembers requests, and some arrived again: not compared with others")
     yield Column("chunks", whole, "", "copy calls per expert", "config.chunks")
     yield Column("warmup", whole, "requests", "replayed first and not measured", "config.warmup")
     yield Column("limit", whole, "requests", "only the first so many are measured", "config.limit")
@@ -76,6 +83,15 @@ def _columns() -> Iterator[Column]:
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
     yield Column("gpus", whole, "GPUs", "so many of them, with a link each")
     yield Column("placement", text, "", "of experts on several GPUs", "config.placement")
+    yield Column(
+        "host_memory_bytes",
+        whole,
+        "B",
+        "for experts in host memory, above a disk; null: all",
+        "config.host_memory_bytes",
+    )
+    yield Column("host_policy", text, "", "who stays there", "config.host_policy")
+    yield Column("host_tier", text, "", "inclusive or exclusive", "config.host_tier")
     yield Column("compute", text, "", "how compute is priced", "provenance.compute")
     yield Column("predictors", text, "JSON", "SHA-256 of the fitted predictors, by name")
     yield Column("device", text, "", "where a device's run was measured", "provenance.device.name")
@@ -85,11 +101,13 @@ def _columns() -> Iterator[Column]:
             meaning = f"latency {what}, {part} over requests"
             yield Column(f"{name}_ms_{part}", number, "ms", meaning, f"latency_ms.{name}.{part}")
     yield Column("throughput_tokens_per_s", number, "tokens/s", "generated", "throughput_tokens_per_s")
-    for phase in ("", *PHASES):
+    yield from _of_serving(whole, number)
+    for phase in ("", *CLASSES):
         for rate in RATES:
             name = "_".join(part for part in ("hit", phase, rate) if part)
             path = ".".join(part for part in ("hit_rate", phase, rate) if part)
-            yield Column(name, number, "share", f"hit rate `{rate}` over {phase or 'all'} lookups", path)
+            what = "prompts' and decode rows' common" if phase == "shared" else phase or "all"
+            yield Column(name, number, "share", f"hit rate `{rate}` over {what} lookups", path)
     yield Column("compute_ms_per_token", number, "ms/token", "of generated tokens", "compute_ms_per_token")
     for stall in STALLS:
         name, words = f"stall_{stall}_ms_per_token", stall.replace("_", " ")
@@ -123,6 +141,17 @@ def _columns() -> Iterator[Column]:
     uneven = "of several GPUs, the largest over the mean"
     yield Column("imbalance_misses", number, "x", f"misses {uneven}", "gpus.imbalance.misses")
     yield Column("imbalance_expert_time", number, "x", f"expert time {uneven}", "gpus.imbalance.expert_time")
+    yield Column("host_loads", whole, "loads", "from host memory, above a disk", "totals.host_memory.lookups")
+    yield Column("host_hit", number, "share", "of these, whole there", "host_memory.hit_rate")
+    for which in ("demand", "speculative"):
+        name, path = f"disk_{which}_bytes_per_token", f"host_memory.{which}_bytes_per_token"
+        yield Column(name, number, "B/token", f"read from the disk, {which}", path)
+    yield Column("disk_utilisation", number, "share", "of the time the disk was busy", "host_memory.disk_utilisation")
+    low = "in a precision below the model's own, where experts have several"
+    yield Column("low_lookups", whole, "lookups", low, "versions.lower.lookups")
+    yield Column("low_hit_complete", number, "share", f"hit rate `complete` {low}", "versions.lower.hit_rate.complete")
+    yield Column("low_loads", whole, "loads", f"begun {low}", "versions.lower.loads")
+    yield Column("bytes_low_per_token", number, "B/token", f"copied {low}; within bytes_per_token")
     yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
     least = "belady_bypass: no lossless policy copies fewer"
     yield Column("bound_bytes", number, "B", least, "bounds.belady_bypass.bytes")
@@ -142,6 +171,33 @@ def _columns() -> Iterator[Column]:
     yield Column("nulls", text, "JSON", "why what is null is null, by its path in result.json")
 
 
+def _of_serving(whole: str, number: str) -> Iterator[Column]:
+    """Of requests that arrive; null in a closed loop."""
+    yield Column("rate_per_s", number, "requests/s", "of arrivals, where one was given", "config.workload.rate")
+    yield Column("kv_bytes", whole, "B", "GPU memory for the KV cache, where it was given", "config.kv_bytes")
+    yield Column("arrivals", whole, "requests", "that arrived", "serving.arrivals.arrivals")
+    yield Column("most_replays", whole, "", "of one recorded request", "serving.arrivals.replays.most")
+    for key, what in SERVED.items():
+        for part in SPREAD:
+            yield Column(f"{key}_ms_{part}", number, "ms", f"{what}, {part}", f"serving.latency_ms.{key}.{part}")
+    for key, unit, what in (
+        ("requests_per_s", "requests/s", "that have ended"),
+        ("goodput_per_s", "requests/s", "of these within workload.slo"),
+        ("good_share", "share", "of requests within workload.slo"),
+    ):
+        yield Column(key, number, unit, what, f"serving.{key}")
+    yield Column(
+        "peak_concurrency", whole, "requests", "most at a time, arrived and not ended", "serving.concurrency.peak"
+    )
+    yield Column("preemptions", whole, "", "of running requests, for want of KV blocks", "serving.preemptions")
+    yield Column("recomputed_tokens", whole, "tokens", "computed again after these", "serving.recomputed_tokens")
+    yield Column("kv_peak_bytes", whole, "B", "most of the KV cache in use", "serving.kv.peak_bytes")
+    for kind in KINDS:
+        yield Column(f"{kind}_passes", whole, "", f"{kind} passes", f"serving.passes.{kind}.count")
+        yield Column(f"{kind}_ns", whole, "ns", f"that {kind} passes took", f"serving.passes.{kind}.ns")
+    yield Column("idle_ns", whole, "ns", "nobody had arrived whom a pass could serve", "serving.idle_ns")
+
+
 COLUMNS = tuple(_columns())
 """In the order of the frame. After them come ``GROUP.KEY`` for every setting of a policy, model, machine or workload
 in which two rows of the same name differ."""
@@ -154,7 +210,8 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made = {name: _at(result, path) for name, path in _PATHS}
     config, policy = result["config"], result["config"]["policy"]
     made["folder"], made["also_in"] = folder, "[]"
-    made["measure"] = config.get("measure", "test")
+    made["measure"], made["served"] = config.get("measure", "test"), _served(config["workload"])
+    made["memorised"] = "memorised" in result["provenance"]
     made["source"] = "device" if "device" in result["provenance"] else "simulated"
     made["policy_label"] = label(policy)
     made["output"] = output_of(result)
@@ -169,16 +226,28 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
         None,
         None,
     )
+    lower = result.get("versions", {}).get("lower")
+    made["bytes_low_per_token"] = None
     if tokens := totals["generated_tokens"]:
+        made["bytes_low_per_token"] = None if lower is None else lower["copied_bytes"] / tokens
         made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens
         made["peer_ms_per_token"] = totals.get("peer_ns", 0) / 1e6 / tokens
     for group in ("model", "hardware"):
         made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)
         made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
+    if made["stall_disk_read_ms_per_token"] is None and made["compute_ms_per_token"] is not None:
+        made["stall_disk_read_ms_per_token"] = 0.0  # a run without a disk does not name it
     made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
     made["bytes_per_token"] = _sum(result["bytes_per_token"])
     return made
+
+
+def _served(workload: Mapping[str, Any]) -> str | None:
+    plain = {"prefill_chunk": None, "prefill_order": "chunk_major"}
+    more = {key: value for key, value in workload.items() if key not in ("name", "batch", "rate", "slo")}
+    more = {key: value for key, value in more.items() if key not in plain or value != plain[key]}
+    return _json(more) if more else None
 
 
 def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from sim.core.accounts import (
     PREDICTED,
     RECALL,
     RESIDENT,
-    STALLS,
     Accounts,
 )
 from sim.core.core import Core
 from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
+from sim.results.host_memory import of_host_memory
 from sim.results.quality import quality
+from sim.results.serving.section import OwnBounds, serve
 from sim.results.timeline import Timeline
+from sim.results.versions import of_versions
+from sim.workload.online.feed import Serving
 from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000
@@ -51,6 +54,10 @@ class Outcome:
     decided: Mapping[str, Any]
     """What the policy decided before the first fact."""
     timeline: Timeline | None = None
+    serving: Serving | None = None
+    """Where requests arrived."""
+    own_bounds: OwnBounds | None = None
+    """Of the passes as they happened, there."""
 
     @property
     def generated(self) -> int:
@@ -95,7 +102,9 @@ def document(
     gpus, lanes = config["hardware"].get("gpus", 1), config["hardware"]["link"].get("lanes", 1)
     of_each, of_gpus_nulls = of_gpus(config, accounts, outcome.core.state, lanes)
     pools, alike = outcome.core.setup.gpus, gpus if config.get("placement") == "replicate" else 1
-    nulls |= of_gpus_nulls
+    of_tier, of_tier_nulls = of_host_memory(config, accounts, tokens)
+    of_dtypes, of_dtypes_nulls = of_versions(outcome.core.setup.versions, accounts)
+    nulls |= of_gpus_nulls | of_tier_nulls | of_dtypes_nulls
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "config": config,
@@ -105,7 +114,7 @@ def document(
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": hit_rates(accounts) | {phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)},
         "stall_ms_per_token": {
-            name: per_token(ns / NS_PER_MS) for name, ns in zip(STALLS, accounts.stall_row(), strict=True)
+            name: per_token(ns / NS_PER_MS) for name, ns in zip(accounts.causes, accounts.stall_row(), strict=True)
         },
         "compute_ms_per_token": per_token(accounts.compute_ns / NS_PER_MS),
         "bytes_per_token": {
@@ -121,6 +130,8 @@ def document(
             "room": room,
         },
         **of_each,
+        **of_tier,
+        **of_dtypes,
         "totals": {
             "requests": len(outcome.timings.requests),
             "generated_tokens": tokens,
@@ -131,8 +142,9 @@ def document(
             "compute_ns": accounts.compute_ns,
             **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
             **_on_the_host(accounts),
+            **({"host_memory": asdict(accounts.tier)} if accounts.tier is not None else {}),
             **({"peer_ns": accounts.peer_ns} if gpus > 1 else {}),
-            "stall_ns": dict(zip(STALLS, accounts.stall_row(), strict=True)),
+            "stall_ns": dict(zip(accounts.causes, accounts.stall_row(), strict=True)),
             "demand_bytes": accounts.demand_bytes,
             "speculative_bytes": dict(zip(FATES, accounts.fate_bytes, strict=True)),
         },
@@ -156,6 +168,8 @@ def document(
         for name, bound in result["bounds"].items():
             if bound["gap"] is None and f"bounds.{name}" not in nulls:
                 nulls[f"bounds.{name}.gap"] = "the bound is 0"
+    if outcome.serving is not None:
+        nulls |= serve(result, outcome.serving, accounts, outcome.own_bounds)
     result["nulls"] = nulls
     return result
 
@@ -251,6 +265,11 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
             "link_ms": floor["link_ns"] / NS_PER_MS,
             "windows_ms": floor["windows_ns"] / NS_PER_MS,
             **({"host_ms": floor["host_ns"] / NS_PER_MS} if "host_ns" in floor else {}),
+            **(
+                {"disk_ms": floor["disk_ns"] / NS_PER_MS, "disk_bytes": floor["disk_bytes"]}
+                if "disk_ns" in floor
+                else {}
+            ),
             "gap": _ratio(outcome.wall_ns, floor["ns"]),
         },
     }

@@ -33,6 +33,8 @@ LAYERS = ("layers.parquet", "layers.csv")
 CONFIG = "config.yaml"
 INERT = ("bounds", "log", "timeline")
 """Keys of a configuration that change no figure of a run: they say what is kept beside it."""
+LATER = ("stall_disk_read_ns",)
+"""Columns of tables that a machine without the part does not write: 0."""
 OF_THE_POLICY = ("policy", "predictors")
 """Keys of a configuration on which bounds do not depend."""
 SERVED = ("requests", "generated_tokens", "prefill_tokens", "lookups")
@@ -211,6 +213,8 @@ def table(folder: Path, names: Sequence[str], dtypes: Mapping[str, str]) -> dict
         read = pq.ParquetFile(file).read(use_threads=False) if parquet else pcsv.read_csv(file)
         if not len(read):
             raise ValueError("it has no rows")
+        for name in set(LATER).intersection(dtypes).difference(read.column_names):
+            read = read.append_column(name, pa.array([0] * len(read)))
         for name, dtype in dtypes.items():
             if not _holds(read.column(name), dtype):
                 raise ValueError(f"column {name} is {read.column(name).type}, not {dtype}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sim.core.accounts import STALLS, Accounts
+from sim.core.accounts import Accounts
 from sim.core.pools import Pools
 from sim.core.state import State
 
@@ -39,7 +39,7 @@ def of_gpus(
             "link_utilisation": its.link_busy_ns / (wall * lanes) if wall else None,
             "compute_ns": its.compute_ns,
             "expert_ns": its.expert_ns,
-            "stall_ns": dict(zip(STALLS, its.stall_ns, strict=True)),
+            "stall_ns": dict(zip(accounts.causes, its.stall_ns, strict=False)),
             "peer_ns": its.peer_ns,
             "idle_ns": its.idle_ns,
         }

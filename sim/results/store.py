@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sim.core.accounts import HIT_KINDS, PHASES, STALLS
+from sim.core.accounts import HIT_KINDS, KINDS, PHASES
 from sim.core.log import save
 from sim.results.document import Outcome, read_document
 from sim.results.label import label
@@ -100,7 +100,21 @@ def _write_table(path: Path, rows: list[dict[str, Any]], **dtypes: Any) -> None:
 
 
 def request_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """One row per measured request, times in ns since the start of the run."""
+    """One row per measured request, times in ns since the start of the run.
+
+    Where requests arrive a row is an arrival: it is admitted when it arrives, and ``replays`` a recorded request.
+    """
+    rows = _timing_rows(outcome)
+    if outcome.serving is not None:
+        start, instances = outcome.serving.start or 0, outcome.serving.ledger.served
+        for row in rows:
+            its = instances[row["request"]]
+            row |= {"replays": its.arrival.request, "priority": its.arrival.priority}
+            row |= {"first_pass_ns": start + its.first_ns, "preemptions": its.preemptions}
+    return rows
+
+
+def _timing_rows(outcome: Outcome) -> list[dict[str, Any]]:
     return [
         {
             "request": request,
@@ -117,15 +131,19 @@ def request_rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def layer_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """One row per phase and layer: hits over lookups, and stalls by cause in ns."""
-    accounts = outcome.accounts
+    """One row per phase and layer: hits over lookups, and stalls by cause in ns.
+
+    Where requests arrive, lookups are by whose rows chose the expert, and those of both are ``mixed``; stalls are by
+    the kind of pass.
+    """
+    accounts, kinds = outcome.accounts, PHASES if outcome.serving is None else KINDS
     return [
         {
             "phase": phase,
             "layer": layer,
             **dict(zip(HIT_KINDS, row, strict=True)),
-            **{f"stall_{name}_ns": ns for name, ns in zip(STALLS, accounts.stall_ns[i][layer], strict=True)},
+            **{f"stall_{name}_ns": ns for name, ns in zip(accounts.causes, accounts.stall_ns[i][layer], strict=False)},
         }
-        for i, phase in enumerate(PHASES)
+        for i, phase in enumerate(kinds)
         for layer, row in enumerate(accounts.hits[i])
     ]

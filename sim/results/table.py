@@ -7,13 +7,16 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from sim.core.accounts import FATES, PHASES
+from sim.core.accounts import CLASSES, FATES
 from sim.results.classes import MARKS, MODIFIED, WHY_MODIFIED, output_of
 from sim.results.columns import row
 from sim.results.compare.stats import BLOCKS, LEAST, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
+from sim.results.serving.lines import lines, unranked
+from sim.results.serving.lines import setting as how
 from sim.results.titles import rests_on, titles
+from sim.results.versions import versions_worded
 from sim.results.wording import decided_worded, room_line
 from traces.calibrate.tables import in_words
 from traces.kit.units import counted, figure, format_bytes
@@ -35,6 +38,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             *_rows(result, console),
             "",
             *_where(result),
+            *map(Text, lines(result)),
+            *[Text(why, style="magenta") for why in (unranked(result),) if why],
             *_by_phase("hit rates in %", result["hit_rate"]),
             *_copies(result),
             *_by_phase("predictions in %", result["prefetch"]["predictions"]),
@@ -49,7 +54,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     source, policy, config, memory = (result[key] for key in ("provenance", "policy", "config", "memory"))
     totals, own = result["totals"], row(result, "")
     said = titles(own)
-    setting = [f"batch {config['workload']['batch']}", f"{'warm' if config['warmup'] else 'cold'} start"]
+    setting = [how(config["workload"]), f"{'warm' if config['warmup'] else 'cold'} start"]
     if config["chunks"] > 1:
         setting.insert(1, f"{config['chunks']} copies per expert")
     if (device := source.get("device")) is not None:
@@ -61,7 +66,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     room = fill(room_line(memory["room"]), 80, subsequent_indent="  ") if "room" in memory else ""  # older results
     ranks_nothing, facts = few(totals["requests"]), policy["facts"]
     tokens = f"{totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
-    lines = (
+    told = (
         (_finding(result), "bold"),
         (f"{said.work}{priced_in(config['dtype'])},", ""),
         (f"{said.where}, {', '.join(setting)}", ""),
@@ -73,7 +78,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         (f"{ranks_nothing} compare wants {LEAST}, better {4 * BLOCKS}." if ranks_nothing else "", "yellow"),
         (f"{policy['name']} decided: {decided_worded(facts)}" if facts else "", ""),
     )
-    return [Text(text, style=style) for text, style in lines if text]
+    return [Text(text, style=style) for text, style in told if text]
 
 
 def _finding(result: Mapping[str, Any]) -> str:
@@ -112,6 +117,8 @@ def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
     name, style = label(result["config"]["policy"]), "bold"
     if mark := MARKS[output_of(result)]:
         name, style = f"{name}, {mark}", "bold magenta"
+    if unranked(result):
+        name, style = f"{name}, not ranked", "bold magenta"
     rows.append((style, "", [name, *own_figures(result)]))
     return fitted(["", *(HEADS if bounds is not None else HEADS[:-2])], rows, console)
 
@@ -144,7 +151,8 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
     totals = result["totals"]
     tokens = totals["generated_tokens"]
     peers = {"between GPUs": totals["peer_ns"] / 1e6 / tokens} if "peer_ns" in totals else {}
-    causes = {"compute": result["compute_ms_per_token"], **peers, **result["stall_ms_per_token"]}
+    idle = {"idle": totals["idle_ns"] / 1e6 / tokens} if "idle_ns" in totals else {}
+    causes = {"compute": result["compute_ms_per_token"], **peers, **result["stall_ms_per_token"], **idle}
     parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
     said = [Text(words, style="dim") for words in (MEANING, MULTIPLES)[: 1 + (result["bounds"] is not None)]]
     said.append(Text(f"ms/token: {' + '.join(parts)}"))
@@ -154,13 +162,30 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
         counts = ", ".join(f"{n:,} {fate}" for fate, n in early.items() if n and fate != "asked")
         begun = f"; {early['asked']:,} asked for before their gate: {counts}" if early else ""
         said.append(Text(f"experts on the host: {lookups:,} lookups, {ms} ms/token of its workers{begun}"))
+    if (tier := result.get("host_memory")) is not None:
+        said.append(Text(_of_host_memory(tier, totals["host_memory"], tokens)))
     if (gpus := result.get("gpus")) is not None:
         said.append(Text(_of_gpus(gpus)))
+    if (versions := result.get("versions")) is not None:
+        said.append(Text(versions_worded(versions)))
     if (charged := result["provenance"]["hardware"].get("policy_us")) is not None:
         ms = figure(result["totals"]["policy_ns"] / 1e6 / result["totals"]["generated_tokens"])
         us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
         said.append(Text(f"of compute, the policy's own decisions: {ms} ms/token ({us})"))
     return said
+
+
+def _of_host_memory(tier: Mapping[str, Any], totals: Mapping[str, int], tokens: int) -> str:
+    """What host memory was good for, and what was read from the disk."""
+    there, busy = tier["hit_rate"], tier["disk_utilisation"]
+    hits = "nothing loaded" if there is None else f"{100 * there:.1f} % of {totals['lookups']:,} loads there"
+    parts = [(totals["demand_bytes"], "on demand"), (totals["speculative_bytes"], "ahead")]
+    reads = " + ".join(f"{format_bytes(round(n / tokens))} {what}" for n, what in parts if n) or "nothing"
+    share = "" if busy is None else f", disk busy {100 * busy:.1f} %"
+    return (
+        f"host memory {format_bytes(tier['capacity_bytes'])} ({tier['tier']}, {tier['policy']}): {hits};"
+        f" read per token: {reads}{share}"
+    )
 
 
 def _of_gpus(gpus: Mapping[str, Any]) -> str:
@@ -179,7 +204,7 @@ def _copies(result: Mapping[str, Any]) -> list[Text]:
     said = [Text(f"link busy {share} % of the time; at most {format_bytes(result['memory']['peak_bytes'])} in use")]
     if fates["issued"]:
         counts = ", ".join(f"{fates[fate]:,} {fate.replace('_', ' ')}" for fate in FATES if fates[fate])
-        said.append(Text(f"{fates['issued']:,} prefetches: {counts}"))
+        said.append(Text(f"{counted(fates['issued'], 'prefetch', 'prefetches')}: {counts}"))
     return said
 
 
@@ -188,7 +213,7 @@ def _by_phase(title: str, shares: Mapping[str, Any] | None) -> list[Text]:
     if shares is None:
         return []
     said = []
-    for phase in PHASES:
+    for phase in (phase for phase in CLASSES if phase in shares):
         known = [(name, share) for name, share in shares[phase].items() if name != "predicted" and share is not None]
         if known:
             parts = [f"{name.replace('_', ' ')} {100 * share:.1f}" for name, share in known]

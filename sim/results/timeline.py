@@ -32,9 +32,10 @@ class Timeline(SpanListener):
     """
 
     def __init__(self) -> None:
-        self._all = [array("q") for _ in range(10)]
+        self._all = [array("q") for _ in range(12)]
         self.copies, self.computes, self.stalls, self.dense = self._all[:4]
-        self.steps, self.used, self.software, self.predictions, self.decisions, self.hosts = self._all[4:]
+        self.steps, self.used, self.software, self.predictions, self.decisions, self.hosts = self._all[4:10]
+        self.peers, self.idles = self._all[10:]
         self.free = 0
         """Up to here the GPU's time is shown."""
 
@@ -70,6 +71,16 @@ class Timeline(SpanListener):
             self.stalls.extend((self._until(begin), end, cause))
             self.free = end
 
+    def peer(self, begin: int, end: int) -> None:
+        if end > begin:
+            self.peers.extend((self._until(begin), end))
+            self.free = end
+
+    def idle(self, begin: int, end: int) -> None:
+        if end > begin:
+            self.idles.extend((self._until(begin), end))
+            self.free = end
+
     def step(self, begin: int, end: int, number: int, prefill: bool) -> None:
         self._until(end)
         self.free = end
@@ -87,38 +98,44 @@ class Timeline(SpanListener):
 
     def events(self, title: str, setup: Setup) -> Iterator[Event]:
         """The events of a Chrome trace, in microseconds; ``title`` names the process."""
-        n_layers, n_experts, chunks = setup.n_layers, setup.n_experts, setup.chunks
-        copies, predictions, hosts = _lanes(self.copies, 4), _lanes(self.predictions, 3), _lanes(self.hosts, 3)
-        parts = {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
-        yield _about("process_name", 0, name=title)
-        links, predictors = _width(copies) or 1, _width(predictions) or 1
+        yield metadata("process_name", 0, name=title)
+        copies, predictions, hosts = in_lanes(self.copies, 4), in_lanes(self.predictions, 3), in_lanes(self.hosts, 3)
+        links, predictors = width(copies) or 1, width(predictions) or 1
         host = _of_link(links, predictors)
-        yield from _threads(links, predictors, _width(hosts))
-        for begin, end, number, prefill in _rows(self.steps, 4):
-            yield _slice("prefill" if prefill else "decode", "step", GPU, begin, end, {"step": number})
-        for begin, end, layer in _rows(self.dense, 3):
-            name = parts.get(layer) or f"L{layer} dense"
-            yield _slice(name, "dense", GPU, begin, end, {} if layer in parts else {"layer": layer})
-        for begin, end, expert in _rows(self.computes, 3):
-            layer, index = divmod(expert, n_experts)
-            yield _slice(f"L{layer} E{index}", "expert", GPU, begin, end, {"layer": layer, "expert": index})
-        for begin, end, cause in _rows(self.stalls, 3):
-            yield _slice(f"stall: {STALLS[cause]}", "stall", GPU, begin, end, {"cause": STALLS[cause]})
-        for name, spans in (("software", self.software), ("policy", self.decisions)):
-            for begin, end in _rows(spans, 2):
-                yield _slice(name, name, CPU, begin, end, {})
-        for begin, end, chunk, kind, lane in copies:
-            layer, index = divmod(chunk // chunks, n_experts)
-            about = {"layer": layer, "expert": index, "chunk": chunk % chunks, "kind": KINDS[kind]}
-            yield _slice(f"L{layer} E{index}", f"copy {KINDS[kind]}", _of_link(lane, predictors), begin, end, about)
-        for begin, end, blocking, lane in predictions:
-            yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
+        yield from _threads(links, predictors, width(hosts))
+        yield from self.on_the_stream(setup, GPU)
+        yield from on_the_cpu(self)
+        yield from of_copies(copies, setup, [_of_link(lane, predictors) for lane in range(links)])
+        yield from of_predictions(predictions)
         for begin, end, expert, lane in hosts:
-            layer, index = divmod(expert, n_experts)
+            layer, index = divmod(expert, setup.n_experts)
             about = {"layer": layer, "expert": index}
             yield _slice(f"L{layer} E{index}", "host expert", host + lane, begin, end, about)
+        yield from self.held("experts on the GPU")
+
+    def on_the_stream(self, setup: Setup, thread: int) -> Iterator[Event]:
+        """What a GPU did, in passes."""
+        parts = {LEAD: "leading layers", PASS: "all layers", setup.n_layers: "head"}
+        for begin, end, number, prefill in _rows(self.steps, 4):
+            yield _slice("prefill" if prefill else "decode", "step", thread, begin, end, {"step": number})
+        for begin, end, layer in _rows(self.dense, 3):
+            name = parts.get(layer) or f"L{layer} dense"
+            yield _slice(name, "dense", thread, begin, end, {} if layer in parts else {"layer": layer})
+        for begin, end, expert in _rows(self.computes, 3):
+            layer, index, dtype = _of_item(expert, setup)
+            about = {"layer": layer, "expert": index, **({"dtype": dtype} if dtype else {})}
+            yield _slice(_called(layer, index, dtype), "expert", thread, begin, end, about)
+        for begin, end, cause in _rows(self.stalls, 3):
+            yield _slice(f"stall: {STALLS[cause]}", "stall", thread, begin, end, {"cause": STALLS[cause]})
+        for begin, end in _rows(self.peers, 2):
+            yield _slice("activations", "peer", thread, begin, end, {})
+        for begin, end in _rows(self.idles, 2):
+            yield _slice("idle", "idle", thread, begin, end, {})
+
+    def held(self, name: str) -> Iterator[Event]:
+        """Bytes of the budget that have an owner, as a counter."""
         for now, nbytes in _rows(self.used, 2):
-            yield {"ph": "C", "name": "experts on the GPU", "pid": 1, "ts": now / 1000, "args": {"bytes": nbytes}}
+            yield {"ph": "C", "name": name, "pid": 1, "ts": now / 1000, "args": {"bytes": nbytes}}
 
     def _until(self, begin: int) -> int:
         """Up to ``begin`` the GPU did nothing that was told: that is software. Returns when the next span begins."""
@@ -127,13 +144,35 @@ class Timeline(SpanListener):
         return max(begin, self.free)
 
 
+def on_the_cpu(it: Timeline) -> Iterator[Event]:
+    """What the GPU waited for beside its experts: software, and the policy's own decisions."""
+    for name, spans in (("software", it.software), ("policy", it.decisions)):
+        for begin, end in _rows(spans, 2):
+            yield _slice(name, name, CPU, begin, end, {})
+
+
+def of_copies(copies: Sequence[tuple[int, ...]], setup: Setup, threads: Sequence[int]) -> Iterator[Event]:
+    """Copies (begin, end, chunk, kind, lane), on the thread of their lane."""
+    for begin, end, chunk, kind, lane in copies:
+        layer, index, dtype = _of_item(chunk // setup.chunks, setup)
+        about = {"layer": layer, "expert": index, "chunk": chunk % setup.chunks, "kind": KINDS[kind]}
+        about |= {"dtype": dtype} if dtype else {}
+        yield _slice(_called(layer, index, dtype), f"copy {KINDS[kind]}", threads[lane], begin, end, about)
+
+
+def of_predictions(predictions: Sequence[tuple[int, ...]]) -> Iterator[Event]:
+    """Predictions (begin, end, whether compute waits, lane)."""
+    for begin, end, blocking, lane in predictions:
+        yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
+
+
 def write(path: Path, events: Iterable[Event]) -> None:
     """Write a Chrome trace."""
     document = {"displayTimeUnit": "ns", "traceEvents": list(events)}
     path.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
 
 
-def _about(what: str, thread: int, **args: object) -> Event:
+def metadata(what: str, thread: int, **args: object) -> Event:
     return {"ph": "M", "name": what, "pid": 1, "tid": thread, "args": args}
 
 
@@ -146,7 +185,7 @@ def _rows(flat: array[int], width: int) -> Iterator[tuple[int, ...]]:
     return zip(*(flat[i::width] for i in range(width)), strict=True)
 
 
-def _lanes(spans: array[int], width: int) -> list[tuple[int, ...]]:
+def in_lanes(spans: array[int], width: int) -> list[tuple[int, ...]]:
     """Spans (begin, end, more), each with the first lane that is free: several may be at a time."""
     free: list[int] = []
     placed = []
@@ -157,7 +196,7 @@ def _lanes(spans: array[int], width: int) -> list[tuple[int, ...]]:
     return placed
 
 
-def _width(placed: list[tuple[int, ...]]) -> int:
+def width(placed: list[tuple[int, ...]]) -> int:
     return max((lane + 1 for *_, lane in placed), default=0)
 
 
@@ -176,5 +215,15 @@ def _threads(links: int, predictors: int, hosts: int) -> Iterator[Event]:
     shown += [(PREDICTOR + lane, THREADS[PREDICTOR], lane) for lane in range(predictors)]
     shown += [(_of_link(links, predictors) + lane, HOST, lane) for lane in range(hosts)]
     for place, (thread, name, lane) in enumerate(shown, GPU):
-        yield _about("thread_name", thread, name=f"{name} {lane + 1}" if lane else name)
-        yield _about("thread_sort_index", thread, sort_index=place)
+        yield metadata("thread_name", thread, name=f"{name} {lane + 1}" if lane else name)
+        yield metadata("thread_sort_index", thread, sort_index=place)
+
+
+def _of_item(item: int, setup: Setup) -> tuple[int, int, str]:
+    """Layer and index of an expert, and its dtype where it is not the model's own."""
+    version = setup.version_of(item)
+    return setup.layer_of(item), item % setup.n_experts, setup.versions[version] if version else ""
+
+
+def _called(layer: int, index: int, dtype: str) -> str:
+    return f"L{layer} E{index} {dtype}".rstrip()

@@ -5,6 +5,7 @@ Tables and commands keep the names that one types; titles are what models, machi
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from policies import registry
@@ -12,6 +13,7 @@ from sim.prices import title_of
 from sim.results.label import label
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError, one_of
+from traces.kit.units import format_bytes
 
 ROUTING = "routing"
 """What expert_ids are called where they were modelled."""
@@ -58,9 +60,17 @@ def titles(row: Any) -> Titles:
         routing=title_of("model", str(row["routing_from"])) + (" (modelled)" if _parts(row, ROUTING) else ""),
         priced_as="itself" if own else str(_title(row, "model")),
         how="measured" if device else "simulated",
-        machine=str(row["device"]) if device else _with(profile, figures),
+        machine=str(row["device"]) if device else _with(profile, figures + _host_memory(row)),
         prices=f"{profile}, {figures}" if device else "",
     )
+
+
+def _host_memory(row: Any) -> str:
+    """What the host holds, above a disk; nothing where it holds all experts, as in tables of an earlier version."""
+    nbytes = row.get("host_memory_bytes")
+    if not isinstance(nbytes, Integral):
+        return ""
+    return f", {format_bytes(int(nbytes))} of experts in host memory above a disk"
 
 
 def modelled(about: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,43 +6,27 @@ What a pass demands is the union of the experts that its tokens chose, in token 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.prices.costs import attended_pairs
+from sim.workload.step import Demand as Demand
+from sim.workload.step import Pass as Pass
+from sim.workload.step import Piece as Piece
 from traces import DECODE, PREFILL, Trace
 from traces.format.layout import Array
 from traces.kit.errors import UserError
 
-Demand = list[list[int]]
-"""Expert numbers per layer, the last token's experts last; within a token by descending weight."""
+PrefillOrder = Literal["chunk_major", "layer_major"]
+Chunk = tuple[int, int, int]
+"""Of a prompt: (first row, rows, tokens in the KV cache before)."""
 
 BLOCK = 1024  # rows that are turned into Python numbers at a time
 
 VALIDATION_EVERY = 5
 """Of so many prompts of the train requests one is measured with ``measure=validation``."""
-
-
-@dataclass(slots=True)
-class Pass:
-    """One forward pass: the prefill of one request, or one decode token of every active request."""
-
-    prefill: bool
-    requests: tuple[int, ...]
-    parts: list[tuple[int, int]]
-    """Rows of the trace: (first row, rows), one per request."""
-    rows: int
-    kv_tokens: int
-    """Tokens in the KV caches that the pass reads, its own included, summed over requests."""
-    pairs: int
-    """(query, key) pairs that attention computes."""
-    demand: Demand
-    tokens: Demand
-    """Tokens per expert, aligned with ``demand``."""
-    admits: tuple[int, ...] = ()
-    """Requests that are admitted at the moment this pass begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +103,22 @@ def _prompt(trace: Trace, request: int) -> bytes | int:
 class ClosedLoop:
     """``batch`` requests are active at any time. When one ends, the next is admitted, right after its last pass; the
     prefills of the admitted run one by one, before the others' next decode pass.
+
+    ``prefill_chunk``: tokens of a prompt that are computed at a time (None: as recorded). ``prefill_order``: a chunk is
+    a pass of its own (chunk_major), or all chunks of a prompt go through a layer before any goes through the next
+    (layer_major): then a prompt is one pass, each layer of which copies its union once, and computes chunk by chunk.
     """
 
-    def __init__(self, trace: Trace, batch: int = 1) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        batch: int = 1,
+        *,
+        prefill_chunk: int | None = None,
+        prefill_order: PrefillOrder = "chunk_major",
+    ) -> None:
         self.trace, self.batch = trace, batch
+        self.chunk, self.layer_major = prefill_chunk, prefill_order == "layer_major"
         self.reader = DemandReader(trace)
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
@@ -154,11 +150,38 @@ class ClosedLoop:
                     del decoding[request]
 
     def _prefill(self, request: int) -> Iterator[Pass]:
-        for first, rows, context in _steps(self.trace, request, PREFILL)[["first_row", "rows", "context"]].tolist():
+        chunks = self._chunks(request)
+        if self.layer_major and len(chunks) > 1:
+            yield self._layer_major(request, chunks)
+            return
+        for first, rows, context in chunks:
             parts = [(first, rows)]
             demand, tokens = self.reader.union(parts)
             pairs = attended_pairs(rows, context)
             yield Pass(True, (request,), parts, rows, context + rows, pairs, demand, tokens)
+
+    def _chunks(self, request: int) -> list[Chunk]:
+        """What is computed of a prompt at a time. A prompt's rows follow each other, however they were recorded."""
+        steps: list[Chunk] = _steps(self.trace, request, PREFILL)[["first_row", "rows", "context"]].tolist()
+        if self.chunk is None or not steps:
+            return steps
+        (first, _, context), total = steps[0], sum(rows for _, rows, _ in steps)
+        starts = range(0, total, self.chunk)
+        return [(first + i, min(self.chunk, total - i), context + i) for i in starts]
+
+    def _layer_major(self, request: int, chunks: list[Chunk]) -> Pass:
+        pieces = tuple(Piece(rows, context + rows, attended_pairs(rows, context)) for _, rows, context in chunks)
+        first, rows = chunks[0][0], sum(piece.rows for piece in pieces)
+        demand, tokens = self.reader.union([(first, rows)])
+        counts = [dict[int, int]() for _ in chunks]
+        for (start, n, _), count in zip(chunks, counts, strict=True):
+            for layer in zip(*self.reader.union([(start, n)]), strict=True):
+                count.update(zip(*layer, strict=True))
+        by_piece = [[[count.get(x, 0) for count in counts] for x in layer] for layer in demand]
+        kv_tokens, pairs = pieces[-1].kv_tokens, sum(piece.pairs for piece in pieces)
+        step = Pass(True, (request,), [(first, rows)], rows, kv_tokens, pairs, demand, tokens)
+        step.pieces, step.piece_tokens = pieces, by_piece
+        return step
 
     def _decode(self, request: int, steps: Array) -> Iterator[Pass]:
         row, context = int(steps["first_row"][0]), int(steps["context"][0])
@@ -213,11 +236,16 @@ class DemandReader:
 
     def union(self, parts: list[tuple[int, int]]) -> tuple[Demand, Demand]:
         """Demand and tokens per expert of one step over the rows of ``parts`` [(first row, rows)]."""
-        ids = np.concatenate([self._ids[first : first + rows] for first, rows in parts])
-        flat = ids + self._first  # int32 [rows, L, K]
-        flat[ids == self._absent] = self._slots
-        pairs = [ordered_union(flat[:, layer], self._slots) for layer in range(flat.shape[1])]
+        numbers = self.numbers(parts)
+        pairs = [ordered_union(numbers[:, layer], self._slots) for layer in range(numbers.shape[1])]
         return [demand for demand, _ in pairs], [tokens for _, tokens in pairs]
+
+    def numbers(self, parts: Sequence[tuple[int, int]]) -> NDArray[np.int32]:
+        """Expert numbers that the rows of ``parts`` chose, int32 [rows, L, K]; L * E: none."""
+        ids = np.concatenate([self._ids[first : first + rows] for first, rows in parts])
+        flat: NDArray[np.int32] = ids + self._first
+        flat[ids == self._absent] = self._slots
+        return flat
 
 
 def ordered_union(flat: NDArray[Any], slots: int) -> tuple[list[int], list[int]]:

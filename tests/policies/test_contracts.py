@@ -18,6 +18,7 @@ from sim.check.laws import (
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
+    assert_serves,
     assert_spreads,
     everything,
 )
@@ -27,6 +28,8 @@ from traces.kit import conf
 
 YAMLS = conf.FOLDER / "policy"
 EVERY = list(variants())
+FIRST = list({v.name: v for v in reversed(EVERY)}.values())
+"""One of each policy: for what changes few of its parameters' meaning. ``python -m sim check`` tries all."""
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 
 
@@ -40,6 +43,11 @@ def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> 
 @pytest.mark.parametrize("variant", EVERY, ids=str)
 def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed: int) -> None:
     assert_keeps_the_rules(variant, seed)
+
+
+@pytest.mark.parametrize("variant", FIRST, ids=str)
+def test_it_keeps_the_rules_where_requests_are_served_together(variant: Variant) -> None:
+    assert_serves(variant, 1)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -89,7 +89,8 @@ def test_phi_is_the_links_share() -> None:
 
     assert decided() == {"backend": "hybrid", "phi": 0.125}
     assert decided(rates="alone") == {"backend": "hybrid", "phi": 0.3333}
-    assert decided(phi=0.5, rates="alone") == {"backend": "hybrid", "phi": 0.5}
+    with pytest.raises(UserError, match=r"^policy\.rates=alone: .*; allowed: together with policy\.phi=0\.5$"):
+        decided(phi=0.5, rates="alone")
     assert decided(backend="offload") == {"backend": "offload", "phi": 1.0}
     assert decided(backend="cpu") == {"backend": "cpu", "phi": 0.0}
     slow = made(ONE, 8, host_of(each=(Fraction(3), Fraction(2))), rates="alone", prefill="demand")

@@ -44,6 +44,12 @@ MODIFIED = ("policy=pregated: is of a modified model", "allowed: policies of the
         (("run", *BASE, "model.dtype=fp8"), ("dtype=fp8",)),
         (("run", *BASE, "hardware.link.lanes=2"), ("hardware.link.lanes=2: allowed: 1 on a device",)),
         (("run", *BASE, "hardware.gpus=2"), ("hardware.gpus=2: allowed: 1 on a device",)),
+        (("validate", *BASE, "hardware=a100", "hardware.gpus=2"), ("hardware.gpus=2: allowed: 1 on a device",)),
+        (("quality", *BASE, "hardware.gpus=2"), ("hardware.gpus=2: allowed: 1 on a device; several are simulated",)),
+        (
+            ("run", "policy=hobbit", "budget=25%", "prompt=a", "device=cpu"),
+            ("policy=hobbit: wants experts in int4", "python -m real quality"),
+        ),
         (("run", *BASE, "host_memory=8GBB"), ("host_memory='8GBB'", "GB", "GiB")),
         (("run", *BASE, *SMALL), TOO_SMALL),
         (("validate", *BASE, "hardware={a100}", *SMALL), TOO_SMALL),

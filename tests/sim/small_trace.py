@@ -1,7 +1,7 @@
 """Tiny traces on disk, and a machine whose prices can be worked out by hand; other tests may import these."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sim.experiment.config import RunConfig
+from sim.prices import ModelProfile
 from traces import DECODE, PREFILL, Prompts, Recorder, Request, Trace, TraceWriter, open_trace
 
 ABSENT = 255
@@ -117,3 +118,11 @@ def config(trace: Trace | Path, budget: int | str, *, policy: str = "lru", batch
         "timeline": False,
     }
     return RunConfig.from_dict(given | changes)
+
+
+def in_two_dtypes(trace: Trace, lower: str = "int4") -> dict[str, Any]:
+    """A trace's own model, which has a size in a lower dtype as well: a quarter of its smallest expert."""
+    own = asdict(ModelProfile.from_manifest(asdict(trace.manifest.model)))
+    known = {key: value for key, value in own.items() if key not in ("shapes_known", "dense_bytes")}
+    (sizes,) = own["expert_bytes_per_layer"].values()
+    return {**known, "expert_bytes": {lower: min(sizes) // 4}, "name": "in_two_dtypes", "title": "in two dtypes"}

@@ -9,7 +9,7 @@ import pytest
 from sim.cli import main
 from tests.sim.conftest import SAMPLE
 
-SIX = ("hardware.gpus=6", "hardware.peer={gb_per_s: 20, latency_us: 10}")
+SIX = ("hardware.gpus=6",)
 WORDS = [
     (["budget=8GBB"], ["budget", "8GBB", "GiB"]),
     (["budget=Auto"], ["budget='Auto': not a positive size", ", such as 50%, or auto; did you mean auto?"]),
@@ -58,17 +58,32 @@ WORDS = [
     (["hardware.link.h2d=3"], ["hardware.link.h2d", "h2d_gb_per_s"]),
     (["hardware.link.depth=0"], ["hardware.link.depth", "0"]),
     (["hardware.link.lanes=0"], ["hardware.link.lanes=0", "at least 1"]),
-    (["hardware.gpus=0"], ["hardware.gpus=0", "at least 1"]),
-    (["hardware.gpus=2"], ["hardware.peer=null", "hardware.gpus=2", "placement=hash", "placement=replicate"]),
+    (["hardware.gpus=0"], ["hardware.gpus=0: allowed: a whole number of at least 1 and at most 64"]),
+    (["hardware.gpus=65"], ["hardware.gpus=65: allowed: at most 64"]),
+    (
+        ["hardware=jetson_agx_orin", "hardware.gpus=2"],
+        ["hardware.peer=null", "hardware.gpus=2", "placement=hash", "placement=replicate"],
+    ),
+    ([*SIX, "hardware.peer=null", "placement=shard"], ["hardware.peer=null", "placement=shard", "placement=replicate"]),
+    (
+        ["model=tiny-moe", "hardware.gpus=33", "placement=shard"],
+        ["hardware.gpus=33 placement=shard: a GPU would hold nothing; allowed: at most 32, the width of an expert"],
+    ),
     (["placement=random"], ["placement", "random", "hash, round_robin, layers, shard, replicate"]),
     ([*SIX, "hardware.gpus=17", "placement=layers"], ["hardware.gpus=17", "placement=layers", "at most 16"]),
-    ([*SIX, "hardware.gpus=64", "placement=hash", "policy=swapmoe"], ["policy=swapmoe", "64 GPUs", "hardware.gpus=1"]),
+    (["hardware.gpus=64", "placement=hash", "policy=swapmoe"], ["policy=swapmoe", "64 GPUs", "hardware.gpus=1"]),
     ([*SIX, "policy=mixtral_offloading"], ["policy=mixtral_offloading", "6 GPUs", "policy.buffers=0"]),
     ([*SIX, "policy=fiddler"], ["policy=fiddler", "host", "allowed: hardware.gpus=1"]),
-    (["hardware.gpus=2", "placement=replicate", "policy=fiddler"], ["policy=fiddler", "host", "on one GPU"]),
-    ([*SIX, "timeline=true"], ["timeline=true", "hardware.gpus=6", "false"]),
+    (
+        ["hardware.gpus=2", "placement=replicate", "policy=fiddler"],
+        ["policy=fiddler: not with experts on 2 GPUs: it has the host compute", "; allowed: hardware.gpus=1"],
+    ),
     ([*SIX, "budget=200GB"], ["budget=200GB", "on each GPU", "auto"]),
-    ([*SIX, "budget=20MB"], ["budget=20000000", "policy=lru", "at least"]),
+    ([*SIX, "budget=20MB"], ["budget=20000000", "policy=lru on 6 GPUs", "at least 75497472 bytes (75.498 MB)"]),
+    (
+        ["hardware.gpus=2", "placement=replicate", "budget=20MB"],
+        ["budget=20000000: too small for policy=lru on 2 GPUs, each with its part; allowed: at least 25165824 bytes"],
+    ),
     (["hardware.link.h2d_gb_per_s=fast"], ["hardware.link.h2d_gb_per_s", "fast"]),
     (["format=xml"], ["format", "xml", "table", "json"]),
     (["budget"], ["budget", "key=value"]),

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
+from policies import registry
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
 from sim.results.store import layer_rows, request_rows
 from tests.sim.golden_traces import write_traces
-from tests.sim.small_trace import MACHINE, config
+from tests.sim.small_trace import MACHINE, config, in_two_dtypes
 from traces import Trace
 from traces.kit import conf
 
@@ -53,7 +54,10 @@ def digests(preset: str, traces: dict[str, Trace]) -> dict[str, str]:
     policy = yaml.safe_load((conf.FOLDER / "policy" / f"{preset}.yaml").read_text(encoding="utf-8"))
     found: dict[str, str] = {}
     for look, (trace, budget, given) in LOOKS.items():
-        cell = make_cell(replace(config(traces[trace], budget, hardware=HARDWARE, **given), policy=policy))
+        chosen = replace(config(traces[trace], budget, hardware=HARDWARE, **given), policy=policy)
+        if registry.find(policy["name"]).versions:
+            chosen = replace(chosen, model=in_two_dtypes(traces[trace]))
+        cell = make_cell(chosen)
         outcome = simulate(cell, make_policy(cell))
         tables = {
             "requests": request_rows(outcome),

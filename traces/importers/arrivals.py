@@ -1,7 +1,9 @@
-"""When requests arrive: logs of Azure's LLM inference traces (CSV) and of Mooncake (JSON Lines).
+"""When requests arrive: logs of Azure's LLM inference traces and of BurstGPT (CSV), and of Mooncake (JSON Lines).
 
 Azure: ``TIMESTAMP,ContextTokens,GeneratedTokens`` with ``2023-11-16 18:17:03.9799600`` (the traces of 2024 add
 ``+00:00``). Mooncake: objects with ``timestamp`` in milliseconds, ``input_length``, ``output_length``, ``hash_ids``.
+BurstGPT: ``Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type`` in seconds, its third file with
+``Session ID,Elapsed time`` as well.
 Only the times are taken, and only as many as there are requests: the lengths are those of the log's own requests.
 """
 
@@ -20,8 +22,15 @@ from traces.writing.writer import TraceWriter
 
 _AZURE_HEAD = b"TIMESTAMP,ContextTokens,GeneratedTokens"
 _AZURE = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:\+00:00)?,(0|[1-9]\d{0,8}),(0|[1-9]\d{0,8})")
+_BURSTGPT = ("Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type")
+_BURSTGPT_3 = (_BURSTGPT[0], "Session ID", "Elapsed time", *_BURSTGPT[1:])
+_HEADS = {",".join(columns).encode(): columns for columns in (_BURSTGPT, _BURSTGPT_3)}
+_SECONDS = re.compile(r"(0|[1-9]\d{0,9})(?:\.(\d{1,9}))?")
+_TOKENS = re.compile(r"(0|[1-9]\d{0,8})(?:\.0)?")
 _MOONCAKE = {"timestamp", "input_length", "output_length", "hash_ids"}
 _NS = 10**9
+LOGS = ("azure", "mooncake", "burstgpt")
+"""The formats, by the names of their logs."""
 
 
 def read_arrivals(source: Path | None, requests: int) -> list[float | None]:
@@ -32,7 +41,7 @@ def read_arrivals(source: Path | None, requests: int) -> list[float | None]:
     if source is None:
         return [None] * requests
     times: list[int] = []
-    for line, time, *_ in islice(_entries(source), requests):
+    for line, time, *_ in islice(_entries(source)[1], requests):
         if times and time < times[-1]:
             raise line.refuse("time", f"{(times[-1] - time) / _NS} s before the line above", "ascending times")
         times.append(time)
@@ -50,13 +59,16 @@ class Logged:
     output: int
 
 
-def read_log(source: Path, requests: int, least_output: int = 1) -> list[Logged]:
+def read_log(source: Path, requests: int, least_output: int = 1, kind: str | None = None) -> list[Logged]:
     """The first ``requests`` of a log with a prompt and ``least_output`` tokens: others are passed over.
 
-    TraceError as of read_arrivals, or for fewer.
+    TraceError as of read_arrivals, or for fewer, or for one that is not of the ``kind`` of LOGS, if that is given.
     """
     found: list[tuple[int, int, int]] = []
-    for line, time, prompt, output in _entries(source):
+    its, entries = _entries(source)
+    if kind not in (None, its):
+        raise TraceError(f"{source.name}: format is {its}; allowed: {kind}")
+    for line, time, prompt, output in entries:
         if found and time < found[-1][0]:
             raise line.refuse("time", f"{(found[-1][0] - time) / _NS} s before the line above", "ascending times")
         if prompt and output >= least_output:
@@ -87,18 +99,24 @@ def add_arrivals(log: Path, source: Path, target: Path) -> Path:
         return out.close(**trace.manifest.about())
 
 
-def _entries(source: Path) -> Iterator[tuple[Line, int, int, int]]:
-    """Return the lines with their times in nanoseconds, and their tokens in and out."""
+Entries = Iterator[tuple[Line, int, int, int]]
+"""The lines with their times in nanoseconds, and their tokens in and out."""
+
+
+def _entries(source: Path) -> tuple[str, Entries]:
+    """Say which of LOGS it is, and return its entries."""
     _, raw = next(text_lines(source, "arrival log", 2**20), (None, b""))
     if raw == _AZURE_HEAD:
-        return _azure(source)
+        return "azure", _azure(source)
+    if raw in _HEADS:
+        return "burstgpt", _burstgpt(source, _HEADS[raw])
     if raw.startswith(b"{"):
-        return _mooncake(source)
-    allowed = f"{_AZURE_HEAD.decode()}, or a JSON object with timestamp"
+        return "mooncake", _mooncake(source)
+    allowed = f"{_AZURE_HEAD.decode()}, or {','.join(_BURSTGPT)}, or a JSON object with timestamp"
     raise Line(source.name, 1).refuse("content", raw[:80], allowed)
 
 
-def _azure(source: Path) -> Iterator[tuple[Line, int, int, int]]:
+def _azure(source: Path) -> Entries:
     for line, raw in islice(text_lines(source, "arrival log", 200), 1, None):
         match = _AZURE.fullmatch(raw)
         try:
@@ -111,7 +129,19 @@ def _azure(source: Path) -> Iterator[tuple[Line, int, int, int]]:
         yield line, time, int(match[3]), int(match[4])
 
 
-def _mooncake(source: Path) -> Iterator[tuple[Line, int, int, int]]:
+def _burstgpt(source: Path, columns: tuple[str, ...]) -> Entries:
+    for line, raw in islice(text_lines(source, "arrival log", 400), 1, None):
+        values = raw.decode("utf-8", "replace").split(",")
+        found = dict(zip(columns, values, strict=False))
+        time = _SECONDS.fullmatch(found.get("Timestamp", ""))
+        tokens = [_TOKENS.fullmatch(found.get(f"{of} tokens", "")) for of in ("Request", "Response")]
+        if len(values) != len(columns) or time is None or tokens[0] is None or tokens[1] is None:
+            raise line.refuse("content", raw, f"{','.join(columns)}, seconds and whole numbers of tokens")
+        ns = int(time[1]) * _NS + int((time[2] or "").ljust(9, "0"))
+        yield line, ns, int(tokens[0][1]), int(tokens[1][1])
+
+
+def _mooncake(source: Path) -> Entries:
     for line, node in json_lines(source):
         if not {"timestamp"} <= set(node) <= _MOONCAKE:
             raise line.refuse("keys", ", ".join(node), f"timestamp and others of {', '.join(sorted(_MOONCAKE))}")

@@ -82,10 +82,10 @@ JSON array, or the data: lines of a stream of events.
 @dataclass(frozen=True)
 class Arrivals:
     """Copies the trace in folder DIR to the new folder DST, with arrivals from LOG:
-    Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or Mooncake's JSON Lines
-    (timestamp in ms). Its first times, in order, become those of the requests, in
-    seconds since the first. Predictors' outputs (predicted/) are not copied: they
-    belong to the other trace.
+    Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens), BurstGPT's (Timestamp in
+    seconds) or Mooncake's JSON Lines (timestamp in ms). Its first times, in order,
+    become those of the requests, in seconds since the first. Predictors' outputs
+    (predicted/) are not copied: they belong to the other trace.
     """
 
     log: Annotated[Path, Position("LOG"), "the arrivals"]

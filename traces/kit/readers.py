@@ -20,9 +20,11 @@ T = TypeVar("T")
 
 
 def whole(at_least: int, at_most: int = MAX_INT) -> Reader:
+    most = f" and at most {at_most}" if at_most < MAX_INT else ""
+
     def read(value: Any, where: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-            raise refusal(value, where, f"a whole number of at least {at_least}")
+            raise refusal(value, where, f"a whole number of at least {at_least}{most}")
         if value > at_most:
             raise refusal(value, where, f"at most {at_most}")
         return value

@@ -72,5 +72,5 @@ def figure(value: float | None) -> str:
 
 
 def counted(n: int, one: str, several: str = "") -> str:
-    """A number of things: ``1 run``, ``2 runs``."""
-    return f"{n} {one if n == 1 else several or one + 's'}"
+    """A number of things: ``1 run``, ``2,000 runs``."""
+    return f"{n:,} {one if n == 1 else several or one + 's'}"

@@ -49,6 +49,14 @@ def forced(continuation: list[int]) -> Choose:
     return lambda _logits: next(tokens)
 
 
+class TemplateError(UserError):
+    """A chat that a tokenizer's template refuses. ``fault``: which and why; what is allowed is named elsewhere."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"{fault}; allowed: chat_template=off")
+        self.fault = fault
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How each prompt is continued. Prompts beyond `max_prompt_tokens` are cut off at their end."""
@@ -180,7 +188,7 @@ def _with_template(tokenizer: Any, prompt: Prompt) -> tuple[str, str]:
         return head, str(render([*messages, {"role": "assistant", "content": prompt.answer}]))
     except Exception as error:  # a template is a program of the model's author, and may raise anything
         fault = f"the tokenizer's chat template refuses it ({in_short(error) or type(error).__name__})"
-        raise UserError(f"{prompt.where}: {fault}; allowed: chat_template=off") from None
+        raise TemplateError(f"{prompt.where}: {fault}") from None
 
 
 def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:

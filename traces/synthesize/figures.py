@@ -1,6 +1,7 @@
 """The figures of a trace's routing, as ``traces describe`` measures them and ``traces synthesize like=`` takes them."""
 
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -126,6 +127,10 @@ def read_figures(given: str) -> Figures:
     path = SHIPPED / f"{given}.yaml" if given in names else Path(given)
     if not given or not path.is_file():
         raise UserError(f"like={given}: no such figures; {allowing(given, names)}, or a file of traces describe")
+    return _shipped(path, given) if given in names else _read(path, given)
+
+
+def _read(path: Path, given: str) -> Figures:
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"like={given}: {path.stat().st_size} bytes; allowed: at most {MOST_BYTES}")
     try:
@@ -134,3 +139,7 @@ def read_figures(given: str) -> Figures:
         raise UserError(f"like={given}: not YAML ({' '.join(str(error).split())[:120]})") from None
     except UserError as error:
         raise UserError(f"like={given}: {error}") from None
+
+
+_shipped = cache(_read)
+"""What is shipped does not change, and a plan asks for it many times."""

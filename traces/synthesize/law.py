@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import brentq, nnls
-from scipy.special import owens_t
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri, owens_t
 
 from traces.format.layout import Array
 
@@ -48,19 +47,19 @@ class Law:
 
 def means_of(chances: Array) -> Array:
     """The means at which experts are chosen with these ``chances`` [E], for a threshold of 0."""
-    return np.asarray(norm.ppf(np.clip(chances, RAREST, 1 - RAREST)))
+    return np.asarray(ndtri(np.clip(chances, RAREST, 1 - RAREST)))
 
 
 def chances_of(means: Array, top_k: int) -> Array:
     """How often each expert is chosen, K in all. The inverse of means_of, but for a shift of all means."""
-    return np.asarray(norm.sf(_threshold(means, top_k) - means))
+    return np.asarray(ndtr(means - _threshold(means, top_k)))
 
 
 def overlaps_of(means: Array, correlations: Array, top_k: int) -> Array:
     """The share of a token's experts that another one has, by the correlation of their noises [n]."""
     above = _threshold(means, top_k) - means
     slope = np.sqrt((1 - correlations) / (1 + correlations))
-    both: Array = norm.sf(above) - 2 * owens_t(above, slope[:, None])
+    both: Array = ndtr(-above) - 2 * owens_t(above, slope[:, None])
     return np.asarray(both.sum(axis=1) / top_k)
 
 
@@ -96,4 +95,4 @@ def resampled(rows: Array, size: int) -> Array:
 def _threshold(means: Array, top_k: int) -> float:
     if top_k >= len(means):
         return -40.0
-    return float(brentq(lambda at: norm.sf(at - means).sum() - top_k, means.min() - 10, means.max() + 10))
+    return float(brentq(lambda at: ndtr(means - at).sum() - top_k, means.min() - 10, means.max() + 10))

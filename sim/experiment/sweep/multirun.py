@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from sim.results.columns import row as frame_row
 from sim.results.compare.stats import VERY_FEW, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
+from sim.results.serving.lines import served, unranked
 from sim.results.store import Store
 from sim.results.table import HEADS, MEANING, MULTIPLES, own_figures
 from sim.results.titles import rests_on, titles, with_changes
@@ -50,7 +51,8 @@ VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "model": lambda r: with_changes(r, "model"),
     "dtype": lambda r: r["config"]["dtype"],
     "hardware": lambda r: with_changes(r, "hardware"),
-    "batch": lambda r: str(r["config"]["workload"]["batch"]),
+    "batch": lambda r: str(r["config"]["workload"].get("batch", "-")),
+    "workload": lambda r: served(r["config"]["workload"]),
     "chunks": lambda r: str(r["config"]["chunks"]),
     "warmup": lambda r: str(r["config"]["warmup"]),
     "limit": lambda r: str(r["config"]["limit"]),
@@ -150,9 +152,7 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     failed = [one for one in told if one.state == "failed"]
     lost = plan.cells - len(told)
     counts = {state: sum(one.state == state for one in told) for state in ("run", "read")}
-    for one in failed:
-        words = [*map(shell_word, one.words), *([] if out == "outputs" else [shlex.quote(f"out={out}")])]
-        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(words)}\n")
+    sys.stderr.writelines(_failures(failed, out, whole=len(failed) == plan.cells))
     if broken is not None:
         sys.stderr.write(f"error: the sweep was broken off: {broken}\n")
     parts = [f"{counts['run']} run", f"{counts['read']} read", *([f"{len(failed)} failed"] if failed else [])]
@@ -167,6 +167,18 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     return 2 if failed or broken is not None or lost else 0
 
 
+def _failures(failed: Sequence[Told], out: str, *, whole: bool) -> Iterator[str]:
+    """Each error once, and below it the cells that end with it; ``whole``: there are no others."""
+    alike: dict[str, list[str]] = {}
+    for one in failed:
+        words = [*map(shell_word, one.words), *([] if out == "outputs" else [shlex.quote(f"out={out}")])]
+        alike.setdefault(str(one.error), []).append(f"  python -m sim run {' '.join(words)}\n")
+    for error, commands in alike.items():
+        yield f"error: {one_line(error)}\n"
+        if len(alike) > 1 or not whole or len(commands) == 1:  # else it is the grid that cannot be, and no cell
+            yield from commands
+
+
 def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     """Print the policies' rows as ``sim run`` prints them; the bounds are in ``time`` and ``bytes``, as multiples.
 
@@ -179,12 +191,12 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     for row in rows:
         output = output_of(row)
         words = [
-            marked(label(row["config"]["policy"]), output, "{}, {}"),
+            marked(label(row["config"]["policy"]), output, "{}, {}") + (", not ranked" if unranked(row) else ""),
             format_bytes(row["memory"]["budget_bytes"]),
             *(VARYING[key](row) for key in varying),
             *own_figures(row),
         ]
-        lines.append(("magenta" if MARKS[output] else "", "", words))
+        lines.append(("magenta" if MARKS[output] or unranked(row) else "", "", words))
     own = [frame_row(row, "") for row in rows]
     told = [titles(row) for row in own]
     for same in ({f"{it.work}," for it in told}, {it.where for it in told}):
@@ -200,6 +212,8 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
         console.print(said, style="yellow")
     if said := rests_on(own):
         console.print(said, style="yellow")
+    for why in dict.fromkeys(filter(None, map(unranked, rows))):
+        console.print(why, style="magenta")
     classes = set(map(output_of, rows))
     if LOSSY in classes:
         console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")

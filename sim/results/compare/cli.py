@@ -26,7 +26,8 @@ COMPARE_SCHEMA = 1
 
 SAME = [
     *("source", "trace", "recording", "decoding", "routing_from", "model", "dtype", "hardware", "figures", "device"),
-    *("placement", "workload", "batch", "chunks", "warmup", "limit", "measured_requests"),
+    *("placement", "host_memory_bytes", "host_policy", "host_tier"),
+    *("workload", "batch", "chunks", "warmup", "limit", "measured_requests"),
 ]
 """Columns of ``sim.load`` in which all runs of a comparison are alike."""
 

@@ -79,11 +79,30 @@ def compare(
     goal = None if target is None else Target.parse(target)
     damaged = list[str]()
     runs = select(load(path, damaged), selection)
+    runs, unranked = ranked(runs)
     check_alike(runs)
     requests = load_requests(path, runs, damaged)
     runs = runs[runs["folder"].isin(requests["folder"])].reset_index(drop=True)
     found = compare_runs(runs, requests, metric=metric, baseline=baseline, target=goal, level=level)
-    return replace(found, missing=(*found.missing, *(f"Left out, as it is damaged: {line}." for line in damaged)))
+    return replace(
+        found, missing=(*found.missing, *unranked, *(f"Left out, as it is damaged: {line}." for line in damaged))
+    )
+
+
+def ranked(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The runs that may be ranked, and a line for each policy that may not. UserError if none is left.
+
+    A policy that remembers requests knows one that arrives again, which is no answer to how it does on new ones.
+    """
+    out = runs["memorised"].fillna(value=False).to_numpy(dtype=bool)
+    lines = [
+        f"Left out, as it remembers requests, and some arrived again: {label}. With no more arrivals than requests"
+        " (workload.count=null) it is compared."
+        for label in sorted(set(runs["policy_label"][out]))
+    ]
+    if out.all():
+        raise UserError(f"{lines[0].rstrip('.')}; and no other run is left" if lines else "no runs")
+    return runs[~out].reset_index(drop=True), lines
 
 
 def compare_runs(

@@ -11,6 +11,7 @@ from sim.results.columns import LATENCY_NAMES
 from sim.results.compare import stats
 from sim.results.compare.target import answer
 from sim.results.compare.words import budgets, interval, listed, percent, signed, sizes
+from sim.results.serving.lines import setting_of
 from traces.kit.units import counted
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _scope(found: Comparison) -> str:
     of = "" if n >= all_ else f" that have a {LATENCY_NAMES[found.metric]}, of {all_}"
     said = (
         f"This holds for {counted(n, 'request')}{of} ({first['measured_requests']}; {first['recording']},"
-        f" {decoding}) in {orders}, batch {first['batch']}; another workload, model or machine may rank them otherwise."
+        f" {decoding}) in {orders}, {setting_of(first)}; another workload, model or machine may rank them otherwise."
     )
     if first["source"] == "simulated":
         return f"{said} It is simulated: true of hardware as far as the simulator is validated there."

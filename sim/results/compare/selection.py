@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 ALIKE = (
     *("source", "trace", "model", "model_sha", "dtype", "hardware", "hardware_sha", "placement", "device"),
-    *("workload", "batch", "chunks", "warmup", "measure", "limit"),
+    *("host_memory_bytes", "host_policy", "host_tier"),
+    *("workload", "batch", "served", "rate_per_s", "kv_bytes", "chunks", "warmup", "measure", "limit"),
 )
 """Columns in which the runs of one comparison have one value, in the order in which differences are named."""
 OF_A_POLICY = ("code", "predictors")

@@ -16,6 +16,7 @@ from sim.results.columns import LATENCY_NAMES, REFERENCE_ROWS, SHARES
 from sim.results.compare.conclude import conclude, limits
 from sim.results.compare.words import budgets, milliseconds, percent, signed
 from sim.results.fitting import Row, fitted
+from sim.results.serving.lines import setting_of
 from sim.results.table import priced_in
 from sim.results.titles import rests_on, titles
 from traces.kit.units import counted, format_bytes
@@ -43,7 +44,7 @@ def show(found: Comparison, console: Console) -> None:
     of = f"{counted(labels, 'policy', 'policies')} at {counted(places, 'budget')}"
     console.print(Text(f"{name} in ms, mean over {n}: {of}", style="bold"))
     console.print(f"{said.work}{priced_in(first['dtype'])},")
-    console.print(f"{said.where}, batch {first['batch']}; trace {first['trace'][:12]}")
+    console.print(f"{said.where}, {setting_of(first)}; trace {first['trace'][:12]}")
     if modelled := rests_on(found.runs.to_dict("records")):
         console.print(modelled, style="yellow")
     _points(console, "What was found", conclude(found))

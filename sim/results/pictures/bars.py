@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from policies.api import OUTPUTS
 from sim.core.accounts import FATES, STALLS
 from sim.results.classes import MARKS, best_class, by_class
-from sim.results.pictures.colours import CAUSES, COMPUTE, ENDS
+from sim.results.pictures.colours import BETWEEN, CAUSES, COMPUTE, ENDS
 from sim.results.pictures.findings import about, number, span
 from sim.results.pictures.style import ROWS, Picture, Sheet, by_budget, pages_of
 from traces.kit.drawing import INK, LABEL, EmptyPictureError, dress, short
@@ -51,23 +51,23 @@ def stalls(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
     classes than the lossless one apart, below.
     EmptyPictureError where no tokens were generated, where nothing stalls, and after the last page.
     """
-    parts = {"compute_ms_per_token": ("compute", COMPUTE)}
+    parts = {"compute_ms_per_token": ("compute", COMPUTE), "peer_ms_per_token": ("between GPUs", BETWEEN)}
     parts |= {f"stall_{name}_ms_per_token": (f"waits: {name.replace('_', ' ')}", CAUSES[name]) for name in STALLS}
     frame = by_budget(runs, *parts, "bound_ms_per_token").dropna(subset=["compute_ms_per_token"])
     if frame.empty:
         raise EmptyPictureError("no tokens were generated")
     total = frame[list(parts)].sum(axis=1)
-    if (total == frame["compute_ms_per_token"]).all():
-        each = number(frame["compute_ms_per_token"].max())
-        raise EmptyPictureError(f"nothing stalls: compute is all of the time, at most {each} ms per generated token")
-    frame = frame.assign(total=total, note=[f"{number(ms)} ms" for ms in total])
+    waits = 1 - frame[["compute_ms_per_token", "peer_ms_per_token"]].fillna(0).sum(axis=1) / total
+    if (waits.fillna(0) == 0).all():
+        those = "compute and ways between GPUs are" if frame["peer_ms_per_token"].any() else "compute is"
+        each = number(total.max())
+        raise EmptyPictureError(f"nothing stalls: {those} all of the time, at most {each} ms per generated token")
+    frame = frame.assign(waiting=waits, note=[f"{number(ms)} ms" for ms in total])
 
     def title(own: pd.DataFrame) -> str:
         others = [MARKS[output] for output, _ in by_class(own)][1:]
         of = f", {' and '.join(others)} policies apart" if others else ""
-        own = best_class(own)[1]
-        shares = own.assign(waiting=1 - own["compute_ms_per_token"] / own["total"])
-        return f"{span(shares, 'waiting')} of the time is waiting{of}"
+        return f"{span(best_class(own)[1], 'waiting')} of the time is waiting{of}"
 
     bars = Stack(frame, parts, "time per generated token (ms)", title, floor="bound_ms_per_token")
     return _stacked(bars, "Where the time of a generated token goes", about(runs), page)

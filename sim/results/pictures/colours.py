@@ -32,13 +32,21 @@ POLICIES: Mapping[str, tuple[str, str]] = {
     "lfru": ("#4030E0", "H"),
 }
 """Colour and marker of every policy that is shipped, by its name."""
-SPARE_MARKERS = ((4, 1, 0), (4, 1, 45), (3, 1, 0), (3, 1, 180), (6, 1, 0), (8, 1, 0), (5, 0, 180))
+_HOURGLASS, _BOW = ((-1, -1), (1, -1), (-1, 1), (1, 1)), ((-1, -1), (-1, 1), (1, -1), (1, 1))
+_TALL, _FLAT = ((-0.4, -1), (0.4, -1), (0.4, 1), (-0.4, 1)), ((-1, -0.4), (1, -0.4), (1, 0.4), (-1, 0.4))
+SPARE_MARKERS: tuple[Any, ...] = ((4, 1, 0), _TALL, (3, 1, 0), _BOW, _FLAT, (5, 0, 180), _HOURGLASS)
+"""Vertices, or regular shapes as Matplotlib has them: no two alike, as variants of a policy share its colour."""
 DASHES: tuple[Any, ...] = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 """Of variants and of policies of other people's: a shipped one, at its defaults, has a whole line."""
 COMPUTE = ("#D9D9D9", "")
-_CAUSES = (("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx"))
+BETWEEN = ("#C3B1DE", "...")
+"""Activations on their way between GPUs."""
+_CAUSES = (
+    *(("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx")),
+    ("#B87333", "..."),
+)
 CAUSES: Mapping[str, tuple[str, str]] = dict(zip(STALLS, _CAUSES, strict=True))
-"""Colour and hatch of each cause of a stall: slates, browns and a pale teal, next to each other light and dark."""
+"""Colour and hatch of each cause of a stall: slates, browns, teal and copper, next to each other light and dark."""
 _ENDS = (("#A8D5A2", ""), ("#F3D9A4", "///"), ("#E8B4B0", "xxx"), ("#D5D3EE", "|||"), ("#FFFFFF", ""))
 ENDS: Mapping[str, tuple[str, str]] = dict(zip(FATES, _ENDS, strict=True))
 """Colour and hatch of each fate of a prefetch: pale."""

@@ -19,6 +19,7 @@ from sim.results.pictures.findings import about
 from sim.results.pictures.style import named
 from sim.results.report.draw import draw
 from sim.results.report.page import Page
+from sim.results.serving.lines import setting_of
 from sim.results.titles import rests_on, titles
 from traces.kit.units import counted, format_bytes
 
@@ -206,7 +207,7 @@ def _common(found: Comparison) -> Iterator[str]:
     yield f"Priced as {said.priced_as} in {first['dtype']} (profile {first['model_sha']}); compute: {first['compute']}."
     yield f"Machine {first['hardware']} (profile {first['hardware_sha']}): {first['figures']} figures."
     yield (
-        f"Measured: {first['measured_requests']}; batch {first['batch']}, {first['chunks']} copies per expert,"
+        f"Measured: {first['measured_requests']}; {setting_of(first)}, {first['chunks']} copies per expert,"
         f" {first['warmup']} requests of warm-up."
     )
     bounds = f"Reference rows {', '.join(REFERENCE_ROWS)}, bounds belady_bypass and time_lower_bound: of the same"

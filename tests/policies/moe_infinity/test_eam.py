@@ -14,6 +14,7 @@ from sim.check.synthetic import FakeSignals, draw
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
 from tests.policies.moe_infinity.desk import Past
+from tests.sim.experiment.serving import serving
 from tests.sim.small_trace import SIZE, Plan, config, write
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]
@@ -142,3 +143,22 @@ def test_every_request_that_has_ended_left_its_own_matrices(batch: int, tmp_path
     for prefill, collection in enumerate(policy.requests.collections):
         stored = collection.counts[:, : collection.size].T.tolist()
         assert sorted(stored) == sorted(whole[bool(prefill)])
+
+
+def test_where_prompts_and_output_share_a_pass_each_request_counts_for_its_own_phase(tmp_path: Path) -> None:
+    """Three tokens a pass: while request 0 decodes the prompt of request 1 comes in chunks, and neither is left out."""
+    rng = np.random.default_rng(5)
+    ids = np.argsort(rng.random((12, 2, 4)), axis=-1)[..., :2]
+    trace = write(tmp_path / "t", [Plan((2,), 4), Plan((4,), 2)], ids, n_experts=4)
+    workload = {"rate": 10**9, "max_num_seqs": 2, "max_num_batched_tokens": 3}
+    given = replace(serving(trace, 8 * SIZE, workload=workload), policy={"name": "moe_infinity", "filled": False})
+    cell = make_cell(given)
+    policy: Any = make_policy(cell)
+    outcome = simulate(cell, policy)
+    assert outcome.accounts.pass_ns[2] > 0, "no pass was mixed"
+    for prefill, spans in ((True, [(0, 2), (6, 10)]), (False, [(2, 6), (10, 12)])):
+        policy.requests.close(prefill)
+        found = policy.requests.collections[prefill]
+        numbers = ids + np.array([[0], [4]])
+        wanted = [np.bincount(numbers[a:b].ravel(), minlength=8).tolist() for a, b in spans]
+        assert sorted(found.counts[:, : found.size].T.tolist()) == sorted(wanted)

@@ -59,7 +59,7 @@ def cell_of(*words: str, budget: str | int, batch: int = 1) -> Cell:
     return make_cell(replace(_config(words), budget=str(budget), workload=workload))
 
 
-def outputs(cell: Cell, model: Offloaded, policy: Any = None) -> tuple[Any, Any]:
+def outputs(cell: Cell, model: Offloaded, policy: Any = None, versions: Any = None) -> tuple[Any, Any]:
     """(logits [N, V] in the order of the trace's rows, what the run left)."""
     found: list[Any] = []
     rows: list[int] = []
@@ -68,7 +68,7 @@ def outputs(cell: Cell, model: Offloaded, policy: Any = None) -> tuple[Any, Any]
         found.append(logits.clone())
         rows.extend(row for first, n in step.parts for row in range(first, first + n))
 
-    run = run_taught(cell, model, policy or make_policy(cell), take)
+    run = run_taught(cell, model, policy or make_policy(cell), take, versions)
     return torch.cat(found)[np.argsort(rows)], run
 
 

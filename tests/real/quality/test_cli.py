@@ -58,6 +58,31 @@ def test_the_table(given: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "written to" in err
 
 
+def test_lower_precisions_beside_a_model_that_is_all_in_one(given: Any, tmp_path: Path, capsys: Any) -> None:
+    own = ("policy=hobbit", "policy.thresholds=0.3/0.7", "policy.weights=1/0/0/0", "budget=40%")
+    words = [*given, *own, "uniform=int8,int4", "max_prompt_tokens=5", "max_new_tokens=7", f"out={tmp_path}"]
+    assert main([*words, "format=json"]) == 0
+    mixed, high, low = json.loads(capsys.readouterr().out)
+    assert [each["policy"]["facts"].get("uniform") for each in (mixed, high, low)] == [None, "int8", "int4"]
+    assert 0 < high["measured"]["kl_nats"] < low["measured"]["kl_nats"]
+    assert mixed["measured"]["kl_nats"] > 0
+    for where in ("simulator", "device"):
+        assert low["first_order"][where]["low_precision"] == 1
+        assert 0 < mixed["first_order"][where]["low_precision"] < 1
+        assert 0 < mixed["first_order"][where]["skipped"] < 1
+    said = mixed["versions"]["by_dtype"]
+    assert list(said) == ["float32", "int4"]
+    # gate and up [24, 32], down [32, 24]: half a byte each, and 2.5 bytes for each output, shorter than a group
+    sizes = {"float32": 3 * 24 * 32 * 4, "int4": 3 * 24 * 32 // 2 + (2 * 24 + 32) * 5 // 2}
+    assert {dtype: its["copied_bytes"] for dtype, its in said.items()} == {
+        dtype: sizes[dtype] * its["loads"] for dtype, its in said.items()
+    }
+    assert mixed["memory"]["peak_bytes"] <= mixed["memory"]["budget_bytes"]
+    assert low["memory"]["budget_bytes"] == 4 * 8 * sizes["int4"]
+    with pytest.raises(UserError, match=r"uniform=int3: allowed: bfloat16, float16, int8, int4, int2, which are small"):
+        main([*given, *own, "uniform=int3"])
+
+
 def test_the_sample_is_the_default_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["policy=swapmoe_uniform", "budget=25%", "limit=1", "format=json", f"out={tmp_path}"]
     assert main(words) == 0

@@ -51,8 +51,15 @@ def test_a_chat_needs_a_template_that_takes_it() -> None:
     with pytest.raises(UserError, match="chat=true: the tokenizer of tiny has no chat template; allowed: chat=false"):
         prompts(["Hi"], bytewise(), chat=True)
     refusing = templated("{{ raise_exception('no system turns') }}")
-    with pytest.raises(UserError, match=r"prompts: the tokenizer's chat template refuses it .no system turns."):
-        prompts(["Hi"], refusing, chat=True, system="S")
+    for given, how, allowed in (
+        ("Hi", {"chat": True}, "chat=false"),
+        ("Hi", {"chat": True, "system": "S"}, "no system=, or chat=false"),
+        (CHAT, {"chat": True}, "other turns"),
+        (CHAT, {}, "other turns"),
+    ):
+        said = r"^prompts: the tokenizer's chat template refuses it \(no system turns\); allowed: "
+        with pytest.raises(UserError, match=f"{said}{allowed}$"):
+            prompts([given], refusing, **how)
 
 
 def test_what_is_cut_is_told() -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from policies.lru import LRU
 from sim.core.core import Core
+from sim.core.host_memory import HostTier
 from sim.core.log import OPERATIONS, STEP_END, entries, record
 from sim.core.several import core_of
 from sim.core.state import CoreError
 from sim.machine.machine import Machine
-from tests.sim.machine.cases import NoSignals, decode, make_setup, simulate, some_passes
+from tests.sim.machine.cases import FlatDisk, NoSignals, decode, make_pass, make_setup, simulate, some_passes
 from tests.sim.machine.cases import record as played
 from tests.sim.machine.restless import Bypass, Restless, Told
 
@@ -31,19 +32,23 @@ def test_who_listens_hears_before_the_core_acts_the_last_one_first() -> None:
 
 
 # Words that do not say what was told: every operation is read as it was written.
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_a_log_is_read_as_it_was_written(gpus: int) -> None:
+@pytest.mark.parametrize(("gpus", "disk"), [(1, None), (2, None), (1, FlatDisk())])
+def test_a_log_is_read_as_it_was_written(gpus: int, disk: FlatDisk | None) -> None:
     homes = [x % gpus for x in range(10)]
     setup = replace(make_setup([10, 20], 5, 60, chunks=2), gpus=gpus, homes=homes if gpus > 1 else ())
-    core, told = core_of(LRU(setup), setup, NoSignals()), list[tuple[int, tuple[object, ...]]]()
+    tier, reads = (None, None) if disk is None else (HostTier(60), disk.reads(setup))
+    core, told = core_of(LRU(setup), setup, NoSignals(), tier), list[tuple[int, tuple[object, ...]]]()
     for op, name in enumerate(OPERATIONS):
         if hasattr(core, name):
             core.listen(name, lambda *operands, op=op: told.append((op, operands)))
     record(core)
     passes = some_passes(2, 5, 8)
-    Machine(core, setup.costs).run(passes[:2], passes[2:])  # type: ignore[arg-type]
+    step = make_pass([[[0, 1], [2]], [[1, 3], [0]]], 5)  # a mixed one: the first row is of a prompt
+    passes.append(replace(step, prefill=True, prompt_rows=(1, 0), prompt_tokens=[[1, 1, 0], [1, 0]]))
+    Machine(core, setup.costs, reads=reads).run(passes[:2], passes[2:])  # type: ignore[arg-type]
     untold = {"prediction", "host_done", "next_host"}
     untold |= {"next_chunk_on", "next_expert_on"} if gpus == 1 else {"next_chunk", "next_expert"}
+    untold |= {"read_done", "next_read"} if disk is None else set()
     assert {OPERATIONS[op] for op, _ in told} == {*OPERATIONS} - untold
     assert json.dumps(list(entries(core.log))) == json.dumps(told)
 

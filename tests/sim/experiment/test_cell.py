@@ -34,7 +34,13 @@ PLANS = [
 EXPERTS = [1, 0, 1, 2, 3, 2, 1, 0, 3, 2]
 SHAPE = {"moe_layers": 1, "experts": 4, "top_k": 1}
 MODEL: Mapping[str, Any] = dict(shipped("model", "olmoe_1b_7b")) | SHAPE
-HARDWARE: Mapping[str, Any] = shipped("hardware", "rtx_4090")
+WITH_DISK: Mapping[str, Any] = shipped("hardware", "rtx_4090")
+HARDWARE: Mapping[str, Any] = {
+    key: {k: text for k, text in value.items() if k != "disk"} if key == "sources" else value
+    for key, value in WITH_DISK.items()
+    if key != "disk"
+}
+"""Without a disk, which is one of a run with ``host_memory`` alone: see test_host_memory."""
 
 BUDGET = 30_000_000
 """Bytes: two experts of 12.6 MB each."""
@@ -77,8 +83,9 @@ def key(run: RunConfig) -> str:
 
 
 def test_every_key_of_a_run_is_tried() -> None:
-    of_several_gpus = {"placement"}  # and none of one: see test_gpus
-    assert {*CHANGES} | of_several_gpus == {field.name for field in fields(RunConfig)}
+    elsewhere = {"placement", "kv"}  # of several GPUs, and none of one (see test_gpus); of workload=online alone
+    elsewhere |= {"host_memory", "host_policy", "host_tier"}  # of a disk, see test_host_memory
+    assert {*CHANGES} | elsewhere == {field.name for field in fields(RunConfig)}
 
 
 def test_no_two_runs_are_one_cell(base: RunConfig) -> None:
@@ -139,7 +146,7 @@ def other(hint: Any, default: Any) -> Any:
         return not default
     if hint in (int, float):
         return default + 1
-    if str in getattr(hint, "__args__", ()):
+    if hint is str or str in getattr(hint, "__args__", ()):
         return "another"
     if isinstance(hint, UnionType):  # something, or null
         return other(hint.__args__[0], 0) if default is None else None

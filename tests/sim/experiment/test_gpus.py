@@ -11,8 +11,10 @@ import pytest
 from sim.core.log import replay
 from sim.experiment.cell import make_cell, make_core, make_policy
 from sim.experiment.compose import read_config
+from sim.experiment.provenance import identify
 from sim.experiment.run import run
 from sim.prices import HardwareProfile, ModelProfile, shipped
+from sim.prices.chosen import changed
 from sim.prices.costs import Costs
 from sim.prices.placement import WHOLE, Spread
 
@@ -53,7 +55,28 @@ def test_on_one_gpu_no_placement_is_another_cell(tmp_path: Path) -> None:
     assert not {"gpus", "peer", "root_gb_per_s"} & {*hardware, *hardware["sources"]}
     several = [run(*WORDS, "hardware.gpus=2", PEERS, f"placement={name}", out=tmp_path) for name in WHOLE]
     assert len({found.folder for found in several}) == 3
-    assert several[0].document["provenance"]["hardware"]["changed"] == ["gpus", "peer"]
+    assert several[0].document["provenance"]["hardware"]["changed"] == [
+        "gpus",
+        "peer.gb_per_s",
+        "peer.latency_us",
+    ]
+
+
+def test_peers_and_a_root_are_of_several_gpus() -> None:
+    """With one they are no part of a cell; the card's own peer is no change of it."""
+
+    def of(*more: str) -> tuple[Any, list[str]]:
+        cell = make_cell(read_config([*WORDS, *more]))
+        return identify(cell, ()).resolved["hardware"], changed("hardware", cell.config.hardware)
+
+    one, none = of()
+    assert of(PEERS, "hardware.root_gb_per_s=26") == (one, none) == (one, [])
+    two, only = of("hardware.gpus=2")
+    assert only == ["gpus"]
+    assert two["peer"] == {"gb_per_s": "239/20", "latency_us": "20"}
+    assert two["sources"]["peer"].startswith("inferred")
+    assert {**one, "sources": 0} == {k: v for k, v in two.items() if k not in ("gpus", "peer")} | {"sources": 0}
+    assert of("hardware.gpus=2", "hardware.root_gb_per_s=26")[1] == ["gpus", "root_gb_per_s"]
 
 
 def test_bounds_and_reference_rows(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ from typing import Any
 from policies.api import Policy, Setup
 from sim.core.accounts import Accounts
 from sim.core.core import Core
+from sim.core.host_memory import HostTier
 from sim.core.log import record as recorded
 from sim.core.log import replay
 from sim.core.several import core_of
+from sim.core.state import split_chunks
+from sim.machine.disk import Reads
+from sim.machine.listener import SpanListener
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 
@@ -64,6 +68,28 @@ class FlatHost:
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         return self.per_expert + self.per_layer * layer + self.per_token * tokens
+
+
+@dataclass(frozen=True)
+class FlatDisk:
+    """A disk with one knob per figure, in whole nanoseconds."""
+
+    per_read: int = 9
+    per_byte: int = 2
+    lanes: int = 1
+    per_back: int = 4
+
+    def read_ns(self, nbytes: int) -> int:
+        return self.per_read + self.per_byte * nbytes
+
+    def back_ns(self, nbytes: int) -> int:
+        return self.per_back + nbytes
+
+    def reads(self, setup: Setup) -> Reads:
+        """As the engine takes them."""
+        every = [size for size in setup.expert_bytes for _ in range(setup.n_experts)]
+        sizes = [b for size in every for b in split_chunks(size, setup.chunks)]
+        return Reads([self.read_ns(b) for b in sizes], self.back_ns, self.lanes)
 
 
 FREE_LINK = FlatCosts(per_copy=0, per_byte=0)
@@ -127,13 +153,27 @@ def simulate(
     lanes: int = 1,
     policy_ns: tuple[int, int] = (0, 0),
     root: Fraction | None = None,
+    tier: HostTier | None = None,
+    disk: FlatDisk | None = None,
     logged: bool = False,
+    listener: SpanListener | None = None,
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
-    core = core_of(policy, setup, NoSignals())
+    core = core_of(policy, setup, NoSignals(), tier)
     core = recorded(core) if logged else core
     costs: Any = setup.costs
-    machine = Machine(core, costs, depth=depth, lanes=lanes, policy_ns=policy_ns, root=root, peer_ns=costs.peer_ns)
+    reads = None if disk is None else disk.reads(setup)
+    machine = Machine(
+        core,
+        costs,
+        depth=depth,
+        lanes=lanes,
+        policy_ns=policy_ns,
+        root=root,
+        peer_ns=costs.peer_ns,
+        reads=reads,
+        listener=listener,
+    )
     return machine.run(warmup, passes), core
 
 
@@ -142,7 +182,7 @@ def record(
 ) -> tuple[Accounts, Core]:
     """Run the engine, and replay its log without a clock on a fresh policy: the decisions must be the same."""
     accounts, core = simulate(make_policy(setup), setup, passes, logged=True, **given)
-    again = replay(core.log, core_of(make_policy(setup), setup, NoSignals()))
+    again = replay(core.log, core_of(make_policy(setup), setup, NoSignals(), given.get("tier")))
     assert again == core.digest(), "the replay of the log decides differently"
     return accounts, core
 

@@ -41,7 +41,7 @@ class Ledger(Core):
         self.given_out = []
         event = super().gate(layer, demand, tokens, now)
         assert all(self.state.pinned[x] for x in event.demand)
-        self.events.append((self.phase, layer, list(event.demand), list(event.tokens)))
+        self.events.append((0 if event.prefill else 1, layer, list(event.demand), list(event.tokens)))
         self.watch()
         return event
 

@@ -26,7 +26,7 @@ class Told(Policy):
 
     def note(self, what: str, *facts: object) -> None:
         view = self.view
-        experts = range(self.setup.n_layers * self.setup.n_experts)
+        experts = range(len(self.setup.expert_bytes) * self.setup.n_experts)
         seen = [(view.resident(x), view.chunks_done(x), view.evictable(x), view.loading(x)) for x in experts]
         assert [view.complete(x) for x in experts] == [done == self.setup.chunks for _, done, _, _ in seen]
         self.told.append((what, facts, view.free_bytes(), seen))

@@ -81,18 +81,23 @@ class Textbook(WithHost):
             self.number, self.gated = number, -1
             self.signals.enter(step.parts)
             counts = [rows for _, rows in step.parts]
-            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, counts, self.shown))
+            prompts = step.prompt_rows or (counts if step.prefill else [0] * len(counts))
+            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, counts, self.shown, prompts))
             self.hand_over()
-            self.phase, self.layer = 0 if step.prefill else 1, 0
+            self.phase, self.layer, began = 0 if step.prefill else 1, 0, self.env.now
+            self.kind = 2 if step.prompt_rows else self.phase
             yield from self.predict_blocking()
-            yield self.compute(costs.lead_ns(step.rows, step.kv_tokens, step.pairs), GATE)
+            self.step, pieces = step, step.pieces or [(step.rows, step.kv_tokens, step.pairs)]
+            yield self.compute(sum(costs.lead_ns(*piece) for piece in pieces), GATE)
             thinking = self.thinking(step)
-            dense_ns = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+            dense_ns = sum(costs.dense_ns(*piece) + costs.layer_overhead_ns for piece in pieces)
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 yield self.compute(dense_ns, GATE)
                 if demand:
                     self.layer = layer
-                    event = LayerEvent(layer, step.prefill, demand, tokens, step.requests, counts, self.shown)
+                    event = LayerEvent(
+                        layer, step.prefill, demand, tokens, step.requests, counts, self.shown, prompt_rows=prompts
+                    )
                     self.gate(event)
                     yield from self.predict_blocking()
                     if thinks := thinking.pop():
@@ -100,8 +105,9 @@ class Textbook(WithHost):
                         yield self.compute(thinks, GATE)
                     yield from self.experts({x: n for x, n in self.tokens.items() if x not in self.hosted_in_all})
                     yield from self.rest_of_the_host()
-            yield self.compute(costs.head_ns(len(step.requests)), GATE)
+            yield self.compute(costs.head_ns(len(step.requests)) * len(pieces), GATE)
             self.settle([])
+            self.accounts.pass_ns[self.kind] += self.env.now - began
 
     def thinking(self, step: Pass) -> list[int]:
         """The policy's own time at each layer event, the last event's first."""
@@ -122,18 +128,20 @@ class Textbook(WithHost):
         self.hosted_in_all = set(placed)
         self.accounts.host_lookups += len(placed)
         self.pinned |= set(event.demand) - self.hosted_in_all
-        hits = self.accounts.hits[self.phase][self.layer]
-        hits[PREDICTED] += len(expected)
-        hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
+        for expert in expected:
+            hits = self.accounts.hits[self.whose(expert)][self.layer]
+            hits[PREDICTED] += 1
+            hits[FETCHED] += self.any_version_complete(expert)
         for expert, tokens in zip(event.demand, event.tokens, strict=True):
-            load = self.loads.get(expert)
+            hits, load = self.accounts.hits[self.whose(expert)][self.layer], self.loads.get(expert)
             if tokens:
                 hits[LOOKUPS] += 1
                 hits[BYTES_READY] += 0 if load is None else sum(load.chunks[: load.done])
-                hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]
-                hits[RECALL] += expert in expected
+                hits[BYTES_DEMANDED] += self.size(expert)
+                hits[RECALL] += self.plain(expert) in expected
                 hits[RESIDENT] += load is not None and load.slot
                 hits[COMPLETE] += load is not None and load.complete
+                self.count_version(expert, tokens)
             if expert not in self.hosted_in_all:
                 self.want(expert, load)
         self.policy.on_gate(event)
@@ -141,6 +149,40 @@ class Textbook(WithHost):
         self.hand_over()
         if not self.host_is_last:
             self.start_the_host()
+
+    def count_version(self, expert: int, tokens: int) -> None:
+        if self.setup.versions:
+            own = self.accounts.by_version[self.version_of(expert)]
+            own.lookups += 1
+            own.complete += self.complete(expert)
+            own.tokens += tokens
+
+    def whose(self, expert: int) -> int:
+        """Whose rows chose it: those of prompts (0), decode rows (1), or both, or nobody knows (2)."""
+        if self.kind != 2:
+            return self.kind
+        demand, tokens, plain = self.step.demand[self.layer], self.step.tokens[self.layer], self.plain(expert)
+        if plain not in demand:
+            return 2
+        of_prompts, all_of_them = (
+            self.step.prompt_tokens[self.layer][demand.index(plain)],
+            tokens[demand.index(plain)],
+        )
+        return {0: 1, all_of_them: 0}.get(of_prompts, 2)
+
+    def expert_ns(self, expert: int, tokens: int) -> int:
+        """Its compute, with a launch for each piece of the pass that has tokens of it."""
+        step, launch, plain = self.step, self.costs.launch_ns, self.plain(expert)
+        counts = [tokens] if tokens else []
+        if step.pieces:
+            demand = step.demand[self.layer]
+            counts = step.piece_tokens[self.layer][demand.index(plain)] if plain in demand else []
+            if sum(counts) != tokens:
+                counts, left = [], tokens
+                for rows, *_ in step.pieces:
+                    counts.append(min(rows, left))
+                    left -= counts[-1]
+        return sum(self.costs.expert_ns(expert // self.setup.n_experts, n) + launch for n in counts if n)
 
     def experts(self, tokens: dict[int, int]) -> Process:
         for _ in tokens:
@@ -150,8 +192,7 @@ class Textbook(WithHost):
                 yield self.woken
                 self.woken = None
             self.computing = True
-            duration = self.costs.expert_ns(self.layer, tokens[expert]) + self.costs.launch_ns
-            yield self.compute(duration if tokens[expert] else 0, EXPERT)
+            yield self.compute(self.expert_ns(expert, tokens[expert]), EXPERT)
             self.computing = False
             self.arrived.remove(expert)
             self.pinned.remove(expert)
@@ -192,6 +233,10 @@ class Textbook(WithHost):
             else:
                 self.accounts.demand_bytes += nbytes
             load.handed += 1
+            if self.setup.versions:
+                own = self.accounts.by_version[self.version_of(load.expert)]
+                own.copied_bytes += nbytes
+                own.loads += load.handed == 1
             if load.handed == len(load.chunks):
                 self.unqueue(load)
             self.outstanding += 1
@@ -242,7 +287,7 @@ class Textbook(WithHost):
     def predict_blocking(self) -> Process:
         while self.blocking:
             tag, latency, fact = self.blocking.popleft()
-            self.accounts.stall_ns[self.phase][self.layer][PREDICTOR] += latency
+            self.accounts.stall_ns[self.kind][self.layer][PREDICTOR] += latency
             yield self.after(latency, fact)
             self.policy.on_prediction(tag)
             self.hand_over()
@@ -266,7 +311,8 @@ class Textbook(WithHost):
 
     def measure_from_here(self) -> None:
         open_loads = [load for load in self.loads.values() if load.speculative]
-        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=self.env.now)
+        shape, predicts = self.accounts, self.accounts.predicts
+        self.accounts = Accounts(shape.n_layers, versions=shape.versions, predicts=predicts, start_ns=self.env.now)
         self.accounts.issued = len(open_loads)
         for load in open_loads:
             load.speculative_bytes = 0

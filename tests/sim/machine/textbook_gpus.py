@@ -10,7 +10,7 @@ from typing import Any
 import simpy
 
 from policies.api import LayerEvent, Policy, Schedule, Setup
-from sim.core.accounts import Accounts
+from sim.core.accounts import STALLS, Accounts
 from sim.core.core import StepSignals
 from tests.sim.machine.textbook import Textbook
 from tests.sim.machine.textbook_host import CHUNK, EXPERT, Process
@@ -230,7 +230,7 @@ class TextbookGpus(Textbook):
     def experts(self, tokens: dict[int, int]) -> Process:
         began, accounts = self.env.now, self.accounts
         by_gpu = {gpu: {x: n for x, n in tokens.items() if self.home[x] == gpu} for gpu in self.gpus}
-        self.stalls = {gpu: [0] * 5 for gpu in self.gpus}
+        self.stalls = {gpu: [0] * len(STALLS) for gpu in self.gpus}
         self.busy = dict.fromkeys(self.gpus, 0)
         ends: dict[int, tuple[int, int]] = {}
         yield self.env.all_of([self.env.process(self.on(gpu, its, ends)) for gpu, its in by_gpu.items() if its])
@@ -241,7 +241,7 @@ class TextbookGpus(Textbook):
         assert self.env.now == last
         accounts.compute_ns += self.busy[slowest]
         accounts.peer_ns += ends[slowest][1]
-        row = accounts.stall_ns[self.phase][self.layer]
+        row = accounts.stall_ns[self.kind][self.layer]
         for cause, ns in enumerate(self.stalls[slowest]):
             row[cause] += ns
         for gpu, its_own in enumerate(accounts.by_gpu):
@@ -263,8 +263,7 @@ class TextbookGpus(Textbook):
                 yield event
                 self.sleeping[gpu] = None
             self.works[gpu] = True
-            n = tokens[expert]
-            duration = self.costs.expert_ns(self.layer, n) + self.costs.launch_ns if n else 0
+            duration = self.expert_ns(expert, tokens[expert])
             self.busy[gpu] += duration
             yield self.after(duration, fact)
             self.works[gpu] = False

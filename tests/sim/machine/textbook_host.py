@@ -123,7 +123,7 @@ class WithHost(Events):
             since, self.host_ended = self.env.now, self.env.event()
             yield self.host_ended
             self.host_ended = None
-            self.accounts.stall_ns[self.phase][self.layer][CPU_EXPERTS] += self.env.now - since
+            self.accounts.stall_ns[self.kind][self.layer][CPU_EXPERTS] += self.env.now - since
 
     def read(self, nbytes: int, alone: int, *, by_link: bool) -> int:
         """Begin to read from the host's memory; returns how long that takes beside the others who do.
@@ -154,5 +154,5 @@ class WithHost(Events):
             to_start = [job.expert for job in self.to_start]
             if cause == QUEUEING and [expert for expert in self.hosted if expert not in to_start]:
                 cause = CPU_EXPERTS
-            self.accounts.stall_ns[self.phase][self.layer][cause] += now - max(since, self.waiting_since)
+            self.accounts.stall_ns[self.kind][self.layer][cause] += now - max(since, self.waiting_since)
         self.charged_until = now

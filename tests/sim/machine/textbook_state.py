@@ -57,16 +57,17 @@ class Loads:
 
     def __init__(self, policy: Policy, setup: Setup) -> None:
         self.policy, self.setup = policy, setup
-        self.accounts = Accounts(setup.n_layers)
+        self.accounts = Accounts(setup.n_layers, versions=len(setup.versions))
         self.chunks = [split(size, setup.chunks) for size in setup.expert_bytes]
         self.loads: dict[int, Load] = {}
         self.demand: list[Load] = []
         self.speculative: list[Load] = []
         self.orders = 0
 
-        self.shares = policy.layer_budgets()
+        self.by_version = policy.version_budgets()
+        self.shares = self.by_version or policy.layer_budgets()
         self.used = self.peak = 0
-        self.used_by_layer = [0] * setup.n_layers
+        self.used_by_share = [0] * len(setup.expert_bytes)
         self.pinned: set[int] = set()
         self.expected: dict[tuple[int, int], set[int]] = {}  # (step, layer) -> experts
         self.number, self.gated = 0, -1
@@ -93,15 +94,32 @@ class Loads:
         load.slot = True
         size = sum(load.chunks)
         self.used += size
-        self.used_by_layer[self.setup.layer_of(load.expert)] += size
+        self.used_by_share[self.share_of(load.expert)] += size
         self.peak = max(self.peak, self.used)
         self.policy.on_slot(load.expert)
         return load.slot
 
     def fits(self, load: Load) -> bool:
-        layer, size = self.setup.layer_of(load.expert), sum(load.chunks)
-        in_layer = not self.shares or self.used_by_layer[layer] + size <= self.shares[layer]
-        return self.used + size <= self.setup.budget - self.policy.gpu_bytes() and in_layer
+        share, size = self.share_of(load.expert), sum(load.chunks)
+        in_share = not self.shares or self.used_by_share[share] + size <= self.shares[share]
+        return self.used + size <= self.setup.budget - self.policy.gpu_bytes() and in_share
+
+    def share_of(self, expert: int) -> int:
+        """Its version, where each has a pool; else its layer, of whatever version."""
+        return self.version_of(expert) if self.by_version else expert // self.setup.n_experts
+
+    def version_of(self, expert: int) -> int:
+        return expert // (self.setup.n_experts * self.setup.n_layers)
+
+    def plain(self, expert: int) -> int:
+        """Without its version."""
+        return expert - self.version_of(expert) * self.setup.n_experts * self.setup.n_layers
+
+    def any_version_complete(self, expert: int) -> bool:
+        return any(load.complete and self.plain(load.expert) == expert for load in self.loads.values())
+
+    def size(self, expert: int) -> int:
+        return self.setup.expert_bytes[expert // self.setup.n_experts]
 
     def victim_for(self, load: Load) -> int | None:
         return self.policy.victim(load.expert, load.speculative)
@@ -114,7 +132,7 @@ class Loads:
     def evict(self, load: Load) -> None:
         size = sum(load.chunks)
         self.used -= size
-        self.used_by_layer[self.setup.layer_of(load.expert)] -= size
+        self.used_by_share[self.share_of(load.expert)] -= size
         load.slot = False
         self.forget(load)
         self.policy.on_evict(load.expert)
@@ -135,7 +153,7 @@ class Loads:
         load = self.loads.get(expert)
         if load is None:
             self.accounts.issued += 1
-            load = self.loads[expert] = Load(expert, self.chunks[self.setup.layer_of(expert)], speculative=True)
+            load = self.loads[expert] = Load(expert, self.chunks[expert // self.setup.n_experts], speculative=True)
         elif load.complete or not load.speculative:
             return False
         self.unqueue(load)
@@ -167,9 +185,9 @@ class Loads:
     def expect(self, experts: Iterable[int]) -> None:
         self.accounts.predicts = True
         for expert in experts:
-            layer = self.setup.layer_of(expert)
+            layer = self.plain(expert) // self.setup.n_experts
             step = self.number if layer > self.gated else self.number + 1
-            self.expected.setdefault((step, layer), set()).add(expert)
+            self.expected.setdefault((step, layer), set()).add(self.plain(expert))
 
     # What the policy sees
 
@@ -200,7 +218,7 @@ class Events(Loads):
 
     def __init__(self, policy: Policy, setup: Setup) -> None:
         super().__init__(policy, setup)
-        self.phase = self.layer = 0
+        self.phase = self.kind = self.layer = 0
         self.arrived: list[int] = []  # complete and not computed, in order of completion
         self.turns: list[int] | None = None  # not computed, in the policy's order
         self.ranks: dict[int, int] = {}  # places in the order of copying
@@ -244,7 +262,7 @@ class Events(Loads):
     def want(self, expert: int, load: Load | None) -> None:
         """A gate has demanded this expert."""
         if load is None:
-            load = self.loads[expert] = Load(expert, self.chunks[self.layer], speculative=False)
+            load = self.loads[expert] = Load(expert, self.chunks[expert // self.setup.n_experts], speculative=False)
             self.demand.append(load)
         elif load.complete:
             if load.speculative:

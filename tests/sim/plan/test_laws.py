@@ -50,12 +50,13 @@ def test_a_faster_link_never_raises_the_answer_of_those_that_do_not_weigh_it(
 
 @SLOW
 @given(st.integers(0, 9), st.floats(0.3, 3), st.floats(1, 4))
-def test_with_those_that_weigh_it_a_faster_link_raises_it_by_little(
+def test_with_those_that_weigh_it_a_faster_link_never_raises_it_above_what_the_others_had(
     traces: Any, seed: int, link: float, times: float
 ) -> None:
     """Fiddler and FreeToken's split take the link where it is the sooner for one expert, and both sides get busier."""
-    slow, fast = (answered(question(traces(seed), 60, h2d_gb_per_s=rate)) for rate in (link, link * times))
-    assert ms(fast) <= 1.05 * ms(slow)
+    slow = answered(question(traces(seed), 60, h2d_gb_per_s=link), BLIND)
+    fast = answered(question(traces(seed), 60, h2d_gb_per_s=link * times))
+    assert ms(fast) <= ms(slow)
 
 
 @SLOW

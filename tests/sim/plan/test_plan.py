@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from real.cli import PROGRAM as ON_DEVICE
 from real.words import checkpoint, configuration
@@ -17,50 +16,15 @@ from sim.cli import main
 from sim.plan.answer import about
 from sim.plan.cells import Figures, Runner
 from sim.plan.question import ask
-from sim.plan.routing import OTHERS, OUTPUT, ROWS, Lengths, draw, kinds
+from sim.plan.routing import OUTPUT, ROWS, Lengths, draw, kinds
 from sim.plan.sentences import facts, first
 from tests.sim.plan.small import question, trace_of
 from tests.sim.saying import refused
-from tests.sim.small_trace import MACHINE
 from traces import open_trace
-from traces.kit import conf
 from traces.kit.words import parse
 from traces.synthesize.figures import shipped_figures
 from traces.synthesize.synthesize import Model
 from traces.synthesize.words import MADE
-
-SHAPE = {"moe_layers": 3, "experts": 8, "top_k": 2}
-CARD = {"gpu": {**MACHINE["gpu"], "memory_bytes": 14_000_000, "hbm_gb_per_s": 30}, "title": "Little"}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of three layers and two cards; what is run there stays."""
-    folder = tmp_path_factory.mktemp("world")
-    own = yaml.safe_load((conf.FOLDER / "model" / "tiny-moe.yaml").read_text(encoding="utf-8"))
-    (folder / "model.yaml").write_text(yaml.safe_dump(own | SHAPE | {"name": "small", "title": "Small"}))
-    for name, memory in (("little", 6_000_000), ("large", 9_000_000)):
-        card = {**MACHINE, **CARD, "name": name, "title": name.title()}
-        card["gpu"] = {**card["gpu"], "memory_bytes": memory, "tflops": {"float32": 1, "bfloat16": 2}}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(card))
-    return folder
-
-
-@pytest.fixture
-def plan(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """``plan(...)``: what the command prints of the small model on the little card, in this process alone."""
-    monkeypatch.chdir(world)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr("sim.plan.routing.OTHERS", OTHERS[:1])
-
-    def call(*given: str) -> str:
-        usual = {"model": "model.yaml", "hardware": "little.yaml", "context": "64", "policy": "lru,split_prompts"}
-        own = {word.partition("=")[0] for word in given}
-        capsys.readouterr()
-        assert main(["plan", *given, *(f"{key}={it}" for key, it in usual.items() if key not in own)]) == 0
-        return capsys.readouterr().out
-
-    return call
 
 
 def test_the_first_line_is_the_answer_and_the_page_is_one(plan: Any) -> None:
@@ -229,7 +193,9 @@ MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["model=as_traced"], ["model=as_traced: is what a trace says; allowed: with trace="]),
     (["trace=sample", "context=64"], ["context=64: the trace has a request of ", " tokens; allowed: "]),
     (["trace=nosuch", "model=olmoe_1b_7b"], ["trace=nosuch"]),
-    (["model=olmoe_1b_7b", "hardware=rtx_3090_x2"], ["hardware.gpus=2: a plan is of one GPU", "allowed: 1"]),
+    (["model=olmoe_1b_7b", "hardware.gpus=65"], ["hardware.gpus=65: allowed: "]),
+    (["model=olmoe_1b_7b", "hardware=rtx_3090_x2", "placement=odd"], ["placement='odd': allowed: hash, round_robin"]),
+    (["model=switch_base_128", "hardware=rtx_3090_x2", "hardware.gpus=7", "placement=layers"], ["at most 6, the MoE"]),
 ]
 
 

@@ -65,8 +65,13 @@ def test_every_column_of_a_result_is_filled_by_some_run(tmp_path: Path) -> None:
     """A path that is mistyped in the schema would be null for ever."""
     out = f"out={tmp_path}"
     several = ["policy=lru", "hardware.gpus=2", "hardware.peer={gb_per_s: 20, latency_us: 10}"]
-    for words in (["policy=gate_ahead"], ["policy=daop"], several):
+    mixed = ["policy=hobbit", "policy.weights=0.25/0.25/0.25/0.25", "limit=1"]
+    above = ["policy=lru", "host_memory=25%"]
+    for words in (["policy=gate_ahead"], ["policy=daop"], several, above, mixed):
         assert main(["run", "budget=50%", "limit=2", "hardware=h100", out, *words]) == 0
+    busy = ["workload=online", "workload.rate=20", "workload.count=6", "workload.slo='ttft<=1s'", "kv=200MB"]
+    assert main(["run", "policy=gate_ahead", "budget=50%", "hardware=h100", "limit=6", out, *busy]) == 0
+    assert set(sim.load_requests(tmp_path)["policy"]) == {"gate_ahead", "daop", "lru"}
     frame = sim.load(tmp_path)
     empty = set(frame.columns[frame.isna().all()])
     assert empty == {"device", "device_date"}

@@ -214,7 +214,13 @@ def test_a_key_tells_runs_apart_if_and_only_if_it_can_change_a_figure(trace: Tra
     """Whoever adds a key to a configuration says here which it is."""
     changes: dict[str, Any] = {"budget": 3 * SIZE, "chunks": 2, "warmup": 1, "limit": 5, "seed": 1}
     changes |= dict.fromkeys(KEPT, True)
-    others = {"trace": "by its hash", "measure": "wants a split", "placement": "wants several GPUs"}
+    others = {
+        "trace": "by its hash",
+        "measure": "wants a split",
+        "placement": "wants several GPUs",
+        "kv": "of arrivals",
+    }
+    others |= dict.fromkeys(("host_memory", "host_policy", "host_tier"), "want a disk")  # see test_host_memory
     assert {f.name for f in fields(RunConfig)} == {*changes, *GROUPS, *others}
     usual = config(trace, 4 * SIZE)
     plain = result(usual, tmp_path)

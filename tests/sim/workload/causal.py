@@ -1,7 +1,7 @@
 """Traces on disk that differ from some moment on, to see whether anything was decided before with knowledge of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -12,8 +12,9 @@ import pytest
 
 from policies.api import Policy, Setup
 from sim.check.laws import FAST, SLOW, Witness
-from sim.check.synthetic import FlatHost, World, draw, some_history
+from sim.check.synthetic import LOWER, FlatHost, World, draw, some_history
 from sim.check.variants import variants
+from sim.check.witness import VersionedWitness
 from sim.machine.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
 from sim.workload.signals import TraceSignals
@@ -66,6 +67,7 @@ def maker(folders: pytest.TempPathFactory) -> Callable[..., Recorded]:
             others.append(Changed(index, layer, _write(folder / f"other{number}", plans, arrays)))
         budget, costs = SIZE * (6 + seed), SLOW if seed % 2 else FAST
         setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS, host=HOST)
+        setup = replace(setup, dtype="bfloat16", others={LOWER: (SIZE // 3,) * layers})
         return Recorded(setup, batch, trace, others)
 
     return make
@@ -114,7 +116,8 @@ def shipped(trace: Trace, policy: Policy) -> TraceSignals:
 def play(policy: Policy, trace: Trace, batch: int, make_signals: MakeSignals) -> Witness:
     if policy.wants_history():
         policy.fit(some_history(policy.setup))
-    core = Witness(policy, policy.setup, make_signals(trace, policy))
+    kind = VersionedWitness if policy.setup.versions else Witness
+    core = kind(policy, policy.setup, make_signals(trace, policy))
     machine = Machine(core, policy.setup.costs, depth=batch)  # type: ignore[arg-type]
     machine.run([], ClosedLoop(trace, batch).passes(range(len(trace.requests))))
     return core

@@ -23,7 +23,7 @@ def tiny_model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return write_config(tmp_path / f"tiny_{request.param}", CONFIGS[request.param])
 
 
-DECODERS = {"switch_base_128", "switch_large_128"}
+DECODERS = {"switch_base_16", "switch_base_128", "switch_large_128"}
 """Priced alone, of models with an encoder, which the library builds whole or not at all."""
 
 

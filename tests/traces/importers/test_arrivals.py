@@ -8,13 +8,24 @@ from tests.traces.importers.imported import take
 from traces import TraceError, open_trace
 from traces.cli import main
 from traces.importers import Options
-from traces.importers.arrivals import read_arrivals
+from traces.importers.arrivals import Logged, read_arrivals, read_log
 
 AZURE = [
     "TIMESTAMP,ContextTokens,GeneratedTokens",
     "2023-11-16 23:59:59.9799600,4808,10",
     "2023-11-17 00:00:00.0319600,3180,8",
     "2023-11-17 00:00:01,0,0",
+]
+BURSTGPT = [
+    "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type",
+    "5,ChatGPT,472,18,490,Conversation log",
+    "45.5,GPT-4,1087,0,1087,API log",
+    "118.0,ChatGPT,417.0,276,693,Conversation log",
+]
+BURSTGPT_3 = [
+    "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type",
+    "5,a-b,1.25,ChatGPT,472,18,490,Conversation log",
+    "6,,2,GPT-4,3,4,7,API log",
 ]
 MOONCAKE = [f'{{"timestamp": {time}, "input_length": 9, "output_length": 9, "hash_ids": [0]}}' for time in (5, 5, 3007)]
 
@@ -38,6 +49,8 @@ ZONED = [AZURE[0], "2024-05-10 00:00:00.009930+00:00,2162,5", "2024-05-10 00:00:
         (["\ufeff" + AZURE[0], *AZURE[1:], ""], [0, 0.052]),
         (MOONCAKE, [0, 0, 3.002]),
         (MOONCAKE, [0, 0]),
+        (BURSTGPT, [0, 40.5, 113]),
+        (BURSTGPT_3, [0, 1]),
     ],
 )
 def test_times_are_those_of_the_first_lines(tmp_path: Path, lines: list[str], times: list[float], end: str) -> None:
@@ -55,6 +68,10 @@ def test_times_are_those_of_the_first_lines(tmp_path: Path, lines: list[str], ti
         ([*AZURE[:3], "2023-02-30 00:00:01,1,1"], "line 4, content"),
         ([*AZURE[:3], "2023-11-17 00:00:01,1,-1"], "line 4, content"),
         ([*AZURE[:3], "2023-11-17 00:00:01,1,1" + "0" * 300], "line 4, length"),
+        ([*BURSTGPT[:3], "9,GPT-4,1,1,2,API log"], "line 4, time is '36.5 s before the line above'"),
+        ([*BURSTGPT[:3], "99,GPT-4,1,x,2,API log"], "line 4, content is .*; allowed: Timestamp,Model"),
+        ([*BURSTGPT[:3], "99,GPT-4,1,1,2"], "line 4, content"),
+        ([BURSTGPT_3[0], *BURSTGPT[1:]], "line 2, content is .*; allowed: Timestamp,Session ID"),
         (['{"timestamp": -1}'], "line 1, timestamp is -1"),
         (['{"timestamp": 1, "arrival": 2}'], "line 1, keys"),
         (['{"timestamp": 2}', '{"timestamp": 1}'], "line 2, time"),
@@ -63,6 +80,14 @@ def test_times_are_those_of_the_first_lines(tmp_path: Path, lines: list[str], ti
 def test_bad_logs_name_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(TraceError, match=f"^[^\n]*{message}[^\n]*$"):
         read_arrivals(log(tmp_path, lines), 3)
+
+
+def test_lengths_are_read_and_requests_without_output_passed_over(tmp_path: Path) -> None:
+    assert read_log(log(tmp_path, BURSTGPT), 2, kind="burstgpt") == [Logged(0, 472, 18), Logged(113, 417, 276)]
+    with pytest.raises(TraceError, match=r"^log: number of requests with a prompt and an output of 1 or more is 2; "):
+        read_log(log(tmp_path, BURSTGPT), 3)
+    with pytest.raises(TraceError, match=r"^log: format is burstgpt; allowed: azure$"):
+        read_log(log(tmp_path, BURSTGPT), 1, kind="azure")
 
 
 def test_an_import_takes_arrivals(tmp_path: Path) -> None:

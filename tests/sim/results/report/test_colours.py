@@ -12,7 +12,7 @@ from policies import registry
 from sim.results import pictures
 from sim.results.compare import Comparison
 from sim.results.pictures import colours
-from sim.results.pictures.colours import CAUSES, COMPUTE, ENDS, POLICIES, colour_of, looks
+from sim.results.pictures.colours import BETWEEN, CAUSES, COMPUTE, ENDS, POLICIES, colour_of, looks
 from traces.kit.drawing import readable, series
 
 STRANGERS = ["mru", "arc", "clock", "s3fifo", "lhd", "mine", "theirs (a=1)", "$_"]
@@ -50,7 +50,11 @@ def test_none_comes_twice_among_what_is_drawn_together() -> None:
 
 def test_kinds_of_colours_are_apart() -> None:
     """At least 10 in CIE L*a*b*, of which 2.3 can just be seen; strangers are 20 from everything."""
-    kinds = [[colour for colour, _ in POLICIES.values()], [colour for colour, _ in CAUSES.values()], [COMPUTE[0]]]
+    kinds = [
+        [colour for colour, _ in POLICIES.values()],
+        [colour for colour, _ in CAUSES.values()],
+        [COMPUTE[0], BETWEEN[0]],
+    ]
     kinds.append([colour for colour, _ in ENDS.values()])
     for one, other in itertools.combinations(kinds, 2):
         apart = np.linalg.norm(colours._lab(one)[:, None] - colours._lab(other), axis=2)
@@ -65,7 +69,7 @@ def test_kinds_of_colours_are_apart() -> None:
 
 @pytest.mark.parametrize("palette", [CAUSES, ENDS])
 def test_neighbours_in_a_bar_are_told_apart_in_grey(palette: dict[str, tuple[str, str]]) -> None:
-    parts = [COMPUTE, *palette.values()] if palette is CAUSES else list(palette.values())
+    parts = [COMPUTE, BETWEEN, *palette.values()] if palette is CAUSES else list(palette.values())
     for (one, a), (other, b) in itertools.pairwise(parts):
         lightness = [np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) for colour in (one, other)]
         assert a != b or abs(lightness[0] - lightness[1]) > 0.2

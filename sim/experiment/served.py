@@ -1,0 +1,84 @@
+"""A cell whose requests arrive (``workload=online``): its arrivals, its KV cache, and the bounds of its own passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.experiment.budget import Room
+from sim.experiment.config import RunConfig
+from sim.experiment.online import NAME, read_online
+from sim.prices import HardwareProfile, ModelProfile
+from sim.workload.online import registry
+from sim.workload.online.arrivals import Traffic, traffic
+from sim.workload.online.feed import Serving
+from sim.workload.online.rows import Rows
+from sim.workload.online.schedule import Limits
+from sim.workload.passes import Selection
+from traces import Trace
+from traces.kit.errors import UserError
+from traces.kit.units import parse_bytes
+
+
+def arriving(config: RunConfig, trace: Trace, chosen: Selection) -> Traffic | None:
+    """What arrives; None in a closed loop. UserError where the trace cannot be served so."""
+    if config.workload["name"] != NAME:
+        return None
+    return traffic(read_online(config.workload).plan(config.seed), trace, chosen.measured, config.trace)
+
+
+def closed(config: RunConfig, what: str) -> None:
+    """UserError for a configuration of requests that arrive, where ``what`` is of a closed loop."""
+    if config.workload["name"] == NAME:
+        raise UserError(f"workload={NAME}: {what} is of a closed loop; allowed: workload=closed_loop")
+
+
+def of_a_device(config: RunConfig) -> RunConfig:
+    """The configuration, for a device. UserError for what no device does: it runs a closed loop, prompt by prompt."""
+    closed(config, "what a device runs")
+    for key, plain in (("prefill_chunk", None), ("prefill_order", "chunk_major")):
+        if (value := config.workload.get(key, plain)) != plain:
+            allowed = "null" if plain is None else plain
+            raise UserError(f"workload.{key}={value}: a device computes a prompt as it is; allowed: {allowed}")
+    return config
+
+
+def token_bytes(model: ModelProfile) -> int:
+    """What one token takes in the KV cache, of all layers."""
+    return (model.moe_layers + model.leading_dense_layers.count) * model.kv_bytes_per_token
+
+
+def limits_of(config: RunConfig, model: ModelProfile) -> Limits:
+    """The scheduler's. UserError for a KV cache of less than a block."""
+    return read_online(config.workload).limits(config.kv, token_bytes(model))
+
+
+def room_of(config: RunConfig, model: ModelProfile, hardware: HardwareProfile, arrives: Traffic) -> Room:
+    """What is left for experts beside the KV cache of ``kv=``, or of the longest requests that can meet. UserError
+    for a request that does not fit."""
+    limits = limits_of(config, model)
+    arrives.check(limits)
+    tokens = (arrival.prompt_tokens + arrival.output_tokens for arrival in arrives.arrivals)
+    room = Room.of(model, hardware, tokens, limits.max_num_seqs)
+    if config.kv is None:
+        return room
+    nbytes = parse_bytes(config.kv, "kv")
+    return Room(room.gpu_bytes, room.dense_bytes, room.head_bytes, nbytes, limits.max_num_seqs, _held(limits))
+
+
+def _held(limits: Limits) -> int:
+    return (limits.kv_blocks or 0) * limits.block_size
+
+
+def serving_of(config: RunConfig, model: ModelProfile, trace: Trace, arrives: Traffic, *, keep: bool) -> Serving:
+    """Arrivals, and a scheduler that has seen nobody; ``keep``: its batches."""
+    scheduler = registry.build(read_online(config.workload).discipline, limits_of(config, model))
+    return Serving(arrives, scheduler, Rows(trace), keep=keep)
+
+
+def resolved(config: RunConfig, arrives: Traffic | None) -> dict[str, Any]:
+    """What a result has of its workload, by value: of a log what arrives, and not where it lies."""
+    workload = dict(config.workload)
+    if arrives is None:
+        return {"workload": workload}
+    workload |= {"path": None, "arrivals_sha256": arrives.sha256}
+    return {"workload": workload, "kv_bytes": None if config.kv is None else parse_bytes(config.kv, "kv")}

@@ -1,0 +1,1 @@
+"""What came of serving: latencies as users feel them, throughput, and goodput under objectives."""

@@ -1,0 +1,77 @@
+"""What a person reads of serving, below a run's row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from traces.kit.units import counted, figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = {"queueing": "queueing", "itl": "ITL", "itl_beside_prefill": "ITL beside prompts"}
+
+
+def setting(workload: Mapping[str, Any]) -> str:
+    """How requests come, in a few words: ``batch 4``, or ``poisson arrivals, 2/s, fcfs``."""
+    batch = [f"batch {workload['batch']}"] if "batch" in workload else []
+    return ", ".join(filter(None, [*batch, served(workload)]))
+
+
+def served(workload: Mapping[str, Any]) -> str:
+    """The same but for the batch; "" where there is no more to say."""
+    if workload["name"] != "online":
+        chunk, order = workload.get("prefill_chunk"), workload.get("prefill_order", "chunk_major")
+        words = [f"prompts in chunks of {chunk}"] if chunk is not None else []
+        words += ["prompts layer by layer"] if order == "layer_major" else []
+        return ", ".join(words)
+    rate = "" if workload["rate"] is None else f", {float(workload['rate']):g}/s"
+    return f"{workload['arrivals']} arrivals{rate}, {workload['discipline']}"
+
+
+def setting_of(row: Mapping[str, Any] | pd.Series[Any]) -> str:
+    """As :func:`setting`, of a row of ``sim.load``, in which what is not there is of no type of its own."""
+    workload: dict[str, Any] = {"name": row["workload"]}
+    if isinstance(row["served"], str):
+        workload |= json.loads(row["served"])
+    if row["workload"] != "online":
+        return setting({**workload, "batch": row["batch"]})
+    return setting({**workload, "rate": row["rate_per_s"] if row["rate_per_s"] > 0 else None})
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Nothing in a closed loop."""
+    found = result.get("serving")
+    if found is None:
+        return
+    seen = found["arrivals"]
+    again = "" if seen["replays"]["most"] == 1 else f", each recorded request up to {seen['replays']['most']} times"
+    yield f"{counted(seen['arrivals'], 'arrival')} of {counted(seen['requests'], 'request')}{again}"
+    spreads = [(name, found["latency_ms"][key]) for key, name in SHOWN.items()]
+    parts = [f"{name} {figure(it['mean'])} (p99 {figure(it['p99'])})" for name, it in spreads if it is not None]
+    yield f"ms: {', '.join(parts)}"
+    wall, good = result["totals"]["wall_ns"], found["goodput_per_s"]
+    kept = "" if good is None else f", {figure(good)} of them within {result['config']['workload']['slo']}"
+    yield f"{figure(found['requests_per_s'])} requests/s{kept}; at most {found['concurrency']['peak']} at a time"
+    kinds = {kind: it["ns"] for kind, it in found["passes"].items() if it["count"]} | {"idle": found["idle_ns"]}
+    shares = [f"{kind} {100 * ns / wall:.1f}" for kind, ns in kinds.items()] if wall else []
+    yield f"% of the time by kind of pass: {', '.join(shares)}"
+    if found["preemptions"]:
+        yield f"{counted(found['preemptions'], 'preemption')}: {found['recomputed_tokens']:,} tokens computed again"
+    if (bounds := found["bounds"]) is not None:
+        gaps = {"time": bounds["time_lower_bound"]["gap"], "bytes": bounds["belady_bypass"]["gap"]}
+        told = [f"{name} {gap:.2f}x" for name, gap in gaps.items() if gap is not None]
+        yield f"of the bounds of {bounds['of']}: {', '.join(told) or '-'}"
+
+
+def unranked(result: Mapping[str, Any]) -> str:
+    """Why a run is not ranked; "" if it is."""
+    found = result["provenance"].get("memorised")
+    if found is None:
+        return ""
+    return (
+        f"not ranked: the policy remembers requests, and each arrived up to {found['replays']} times, so that it knew"
+        " what it was asked"
+    )

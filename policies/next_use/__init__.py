@@ -1,1 +1,3 @@
-"""Evict what is least likely to be used soon, by an estimate that is fitted on the train requests."""
+"""Evict what is least likely to be used soon; :mod:`policies.next_use.fit` learns how likely that is."""
+
+from policies.next_use.policy import NextUse as NextUse

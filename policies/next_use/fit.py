@@ -2,7 +2,7 @@
 
 Two steps, each linear, small and deterministic: a logistic regression on an expert's own features (recent.py), the same
 for all experts, and for each layer a ridge regression of what that leaves on the last token's choices in all layers,
-in a few principal components. How strong the ridge is, and whether there is one at all, the last fifth of the tokens says.
+in a few principal components. How strong the ridge is, and whether there is one, the last fifth of the tokens says.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _components(chosen: NDArray[np.bool_], wanted: int) -> Reals:
 
 def _turns(at: NDArray[np.float32], left: NDArray[np.float32]) -> tuple[float | None, Reals, Reals]:
     """The ridge, the components' means, and per layer what they explain of ``left`` [n, L, E]."""
-    n, n_layers, width = at.shape
+    n, n_layers, _ = at.shape
     cut = n - n // HELD_OUT
     mean = at.mean((0, 1), dtype=np.float64)
     at = at - mean.astype(np.float32)

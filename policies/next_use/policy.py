@@ -12,7 +12,6 @@ from policies.next_use.fit import Estimate, learn
 from policies.next_use.recent import Context, Reals, Recent, choices
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
-from traces.kit.errors import UserError
 
 
 class NextUse(Pooled[Scores]):
@@ -20,8 +19,8 @@ class NextUse(Pooled[Scores]):
 
     This workbench's own. The estimate is a logistic regression on running averages of being chosen, of the router's
     scores (``scores``), age and popularity, fitted on the train requests; it is made anew for a layer when its gate has
-    run. Layers still to come in this pass count as nearer; what is left of a prompt counts by all of its tokens, each of
-    which may choose. ``scope`` as for lru. O(features x E) per event, O(experts) per event with a miss. Lossless; needs
+    run. Layers still to come in this pass count as nearer; in a prompt these count by all of its tokens, each of which
+    may choose. ``scope`` as for lru. O(features x E) per event, O(experts) per event with a miss. Lossless; needs
     train requests, and router_probs unless ``scores`` is false.
     """
 
@@ -41,9 +40,8 @@ class NextUse(Pooled[Scores]):
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
-        if not 0 < discount < 1:
-            raise UserError(f"policy.discount={discount}: allowed: between 0 and 1")
-        self.discount, self.scores, self.due = discount, scores, due
+        self.discount = between("discount", discount, 0, 1, "of a use, per token before it")
+        self.scores, self.due = scores, due
         self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
         self.recent = Recent(n_layers, n_experts, scores=scores)

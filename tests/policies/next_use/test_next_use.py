@@ -103,6 +103,8 @@ def test_what_other_layers_say_is_found_where_it_is_so_and_left_where_it_is_not(
             at = context.see(layer, choices(now[layer], E))
         worth = told.of(recent, 2, at)
         assert min(worth[list(first)]) > max(worth[list(other)]) + 0.1
+    for extreme in (0.0, 1.0):
+        assert np.isfinite(learn(Past(rows(60)), L, E, discount=extreme, scores=False, components=4).offsets).all()
     assert learn(Past(rows(600, seed=2)), L, E, discount=0.5, scores=False, components=8).ridge is None
 
 
@@ -129,7 +131,7 @@ def _everything() -> Any:
     return SimpleNamespace(evictable=lambda _: True)
 
 
-@pytest.mark.parametrize("words", [{"discount": 0.0}, {"discount": 1.0}, {"components": -1}, {"components": 5000}])
+@pytest.mark.parametrize("words", [{"discount": -0.1}, {"discount": 1.1}, {"components": -1}, {"components": 5000}])
 def test_a_slip_is_one_line(words: dict[str, Any]) -> None:
     trace = draw(2, L, E, K, decode=3)
     (key,) = words
@@ -139,7 +141,7 @@ def test_a_slip_is_one_line(words: dict[str, Any]) -> None:
 
 def test_it_copies_less_than_its_peers_on_requests_that_it_has_not_seen(tmp_path: Any) -> None:
     copied = {}
-    for policy in ("lru", "lru_layer", "lfru", "next_use"):
-        found = run(f"policy={policy}", "budget=25%", "limit=6", "bounds=false", out=tmp_path).document
+    for policy in ("lru", "lru_layer", "next_use"):
+        found = run(f"policy={policy}", "budget=25%", "limit=3", "bounds=false", out=tmp_path).document
         copied[policy] = found["totals"]["demand_bytes"]
-    assert copied["next_use"] < 0.93 * min(copied["lru"], copied["lru_layer"], copied["lfru"])
+    assert copied["next_use"] < 0.93 * min(copied["lru"], copied["lru_layer"])

@@ -33,7 +33,7 @@ class Cached(Policy):
         versions = max(1, len(setup.versions))
         spans = [range(v * setup.n_all, (v + 1) * setup.n_all) for v in range(versions)]
         self.pools = [Scores(span, self._worth) for span in spans]
-        self.seen: frozenset[int] = frozenset()  # requests of the pass
+        self.seen: set[int] = set()  # requests
         self.rows, self.layer = 1, 0
         self.shielded: dict[int, frozenset[int]] = {}  # what is predicted, by layer
         self.issued: dict[int, None] = {}  # speculative loads, in the order of asking
@@ -66,10 +66,10 @@ class Cached(Policy):
     def on_step(self, step: Step) -> None:
         self._forget(self.setup.n_layers)
         self.records.tokens += self.rows if self.seen else 0
-        new = frozenset(step.requests)
-        if not new <= self.seen:
+        if not self.seen.issuperset(step.requests):  # one that was preempted is no new one
             self.records.begin()
-        self.seen, self.rows = new if not step.prefill else self.seen | new, step.rows
+            self.seen.update(step.requests)
+        self.rows = step.rows
 
     def on_gate(self, event: LayerEvent) -> None:
         setup = self.setup

@@ -91,6 +91,10 @@ class Backend:
         """Hand a copy from host memory over."""
         return _HostCopy(lambda: target.copy_(source))
 
+    def room_for(self, source: Tensor) -> Tensor:
+        """Memory on the device for a copy of ``source``."""
+        return torch.empty_like(source, device=self.device)
+
     def upload(self, host: Tensor) -> Tensor:
         """A small tensor of the host's on the device, for the compute that is launched after it. ``host`` is the
         backend's from then on."""
@@ -178,7 +182,8 @@ class CudaBackend(Backend):
 
     What orders the two streams is the CPU: compute is launched when a copy's event has been waited for, and a slot is
     given away when the event of the compute that read it has been (real.runtime.machine). So no tensor needs
-    ``record_stream``; memory that the allocator hands from one to the other is waited for where it is taken (Pool).
+    ``record_stream``; memory that the allocator hands from one to the other is waited for where it is taken (Pool), or
+    is the copies' own (:meth:`room_for`).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -194,6 +199,10 @@ class CudaBackend(Backend):
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
             return _recorded(self._copies)
+
+    def room_for(self, source: Tensor) -> Tensor:
+        with torch.cuda.stream(self._copies):  # of memory that no compute had, which might still be at work on it
+            return super().room_for(source)
 
     def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
         hosts = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]

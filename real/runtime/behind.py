@@ -226,6 +226,7 @@ class Behind:
         try:
             yield
         except RuntimeError as error:
-            layer, expert = divmod(chunk // self.core.setup.chunks, self.core.setup.n_experts)
-            what = "the compute of experts" if chunk == NONE else f"the copy of expert {expert} of layer {layer}"
+            setup, item = self.core.setup, chunk // self.core.setup.chunks
+            expert = f"expert {item % setup.n_experts} of layer {setup.layer_of(item)}"
+            what = "the compute of experts" if chunk == NONE else f"the copy of {expert}"
             raise DeviceError(f"{what} failed on {self.backend.device}: {in_short(error)}") from error

@@ -138,7 +138,7 @@ class ItemPool(Pool):
         source = self.versions.bytes_of(item)
         target = self._held.get(item)
         if target is None:
-            target = self._held[item] = torch.empty_like(source, device=self.backend.device)
+            target = self._held[item] = self.backend.room_for(source)
             self.used += target.numel()
             self.peak = max(self.peak, self.used)
             if self.used > self.capacity:

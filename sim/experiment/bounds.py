@@ -111,9 +111,11 @@ def own_bounds(cell: Cell, serving: Serving, *, hosted: bool) -> OwnBounds:
             costs,
             [setup.budget],
             warm=warm,
-            with_host=hosted,
+            with_host=hosted and cell.tier is None,
             event_ns=reduce_ns,
         )
+        if cell.tier is not None:
+            floor = replace(floor, disk=_disk(cell, setup.budget, future))
     if hosted and floor.with_host is not None:
         whole = floor.with_host.whole
         return OwnBounds(None, floor.with_host.ns, whole.compute_ns, whole.link_ns)

@@ -95,6 +95,9 @@ class RunConfig:
         """Check names, types and ranges of the top-level keys. UserError names the first that is wrong."""
         found = record(cls)(composed, "")
         online.check_kv(found.kv, found.workload)
+        for key, usual in (("host_policy", "lru"), ("host_tier", "inclusive")):
+            if found.host_memory is None and (given := getattr(found, key)) != usual:
+                raise UserError(f"{key}={given}: of host_memory=, which is null; allowed here: {usual}")
         return found
 
 

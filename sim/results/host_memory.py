@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from sim.core.accounts import Accounts
+from traces.kit.units import format_bytes
+
+
+def held_by_host(config: Mapping[str, Any]) -> str:
+    """What the host holds above a disk, in a few words; "-" where it holds all experts."""
+    if config.get("host_memory_bytes") is None:
+        return "-"
+    return f"{format_bytes(config['host_memory_bytes'])} {config['host_tier']} {config['host_policy']}"
 
 
 def of_host_memory(config: Mapping[str, Any], accounts: Accounts, tokens: int) -> tuple[dict[str, Any], dict[str, str]]:

@@ -70,7 +70,8 @@ def _host_memory(row: Any) -> str:
     nbytes = row.get("host_memory_bytes")
     if not isinstance(nbytes, Integral):
         return ""
-    return f", {format_bytes(int(nbytes))} of experts in host memory above a disk"
+    kept = f"{row['host_tier']}, {row['host_policy']}"
+    return f", {format_bytes(int(nbytes))} of experts in host memory ({kept}) above a disk"
 
 
 def modelled(about: Mapping[str, Mapping[str, Any]]) -> str:

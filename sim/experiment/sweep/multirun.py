@@ -25,6 +25,7 @@ from sim.results.classes import LOSSY, MARKS, MODIFIED, WHY_MODIFIED, marked, ou
 from sim.results.columns import row as frame_row
 from sim.results.compare.stats import VERY_FEW, few
 from sim.results.fitting import Row, fitted
+from sim.results.host_memory import held_by_host
 from sim.results.label import label
 from sim.results.serving.lines import served, unranked
 from sim.results.store import Store
@@ -58,6 +59,8 @@ VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "limit": lambda r: str(r["config"]["limit"]),
     "measure": lambda r: r["config"].get("measure", "test"),
     "seed": lambda r: str(r["config"]["seed"]),
+    "placement": lambda r: r["config"].get("placement") or "-",
+    "host memory": lambda r: held_by_host(r["config"]),
 }
 """What has a column where it is not the same in all rows."""
 GOING = ("stall", "copied", "TTFT ms", "hits %")

@@ -54,7 +54,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"ms: {', '.join(parts)}"
     wall, good = result["totals"]["wall_ns"], found["goodput_per_s"]
     kept = "" if good is None else f", {figure(good)} of them within {result['config']['workload']['slo']}"
-    yield f"{figure(found['requests_per_s'])} requests/s{kept}; at most {found['concurrency']['peak']} at a time"
+    yield f"{figure(found['requests_per_s'])} requests/s{kept}; at most {found['concurrency']['peak']} in the system"
     kinds = {kind: it["ns"] for kind, it in found["passes"].items() if it["count"]} | {"idle": found["idle_ns"]}
     shares = [f"{kind} {100 * ns / wall:.1f}" for kind, ns in kinds.items()] if wall else []
     yield f"% of the time by kind of pass: {', '.join(shares)}"
@@ -62,8 +62,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counted(found['preemptions'], 'preemption')}: {found['recomputed_tokens']:,} tokens computed again"
     if (bounds := found["bounds"]) is not None:
         gaps = {"time": bounds["time_lower_bound"]["gap"], "bytes": bounds["belady_bypass"]["gap"]}
+        idle = ", idle time included" if found["idle_ns"] else ""
         told = [f"{name} {gap:.2f}x" for name, gap in gaps.items() if gap is not None]
-        yield f"of the bounds of {bounds['of']}: {', '.join(told) or '-'}"
+        yield f"of the bounds of {bounds['of']}: {', '.join(told) or '-'}{idle}"
 
 
 def unranked(result: Mapping[str, Any]) -> str:

@@ -261,9 +261,12 @@ class Scheduler(ABC):
         self._release(job)
         draft.budget += draft.tokens.pop(job, 0)
         job.computed = 0
-        draft.preempted.append(job)
         draft.stopped = True
-        self.preemptions += 1
+        if job in draft.admitted:  # in this very step, in which it computes nothing
+            draft.admitted.remove(job)
+        else:
+            draft.preempted.append(job)
+            self.preemptions += 1
         self.requeue(job)
 
     def _release(self, job: Job) -> None:

@@ -98,7 +98,10 @@ def test_tables_have_it_and_read_what_is_older(made: tuple[Path, dict[str, Any]]
 def test_it_is_said_where_it_was_simulated(made: tuple[Path, dict[str, Any]]) -> None:
     said = {name: titles(row(document, "")).where for name, document in made[1].items()}
     assert said["none"] == "simulated on by_hand (published figures)"
-    assert said["some"] == "simulated on by_hand (published figures, 24 B of experts in host memory above a disk)"
+    assert (
+        said["some"]
+        == "simulated on by_hand (published figures, 24 B of experts in host memory (inclusive, lru) above a disk)"
+    )
 
 
 def test_its_address_is_its_own_and_without_it_no_disk_is_in_any(base: RunConfig) -> None:

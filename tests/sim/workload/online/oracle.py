@@ -56,6 +56,9 @@ class World:
         self.now = {}
         while not self.now and (self.queue or self.run):  # an empty step takes no time, so the next one begins
             self.once(admitted, preempted)
+        for i in [i for i in admitted if i not in self.now]:  # who came and went in this step was never here
+            admitted.remove(i)
+            del preempted[len(preempted) - 1 - preempted[::-1].index(i)]
         return self.now, admitted, preempted
 
     def end(self) -> list[int]:

@@ -70,11 +70,11 @@ def each_is_served_once(moments: Sequence[Moment], arrivals: Sequence[Arrival]) 
     running: set[int] = set()
     for m in moments:
         # One who is preempted and admitted in the same pass was preempted first.
-        assert set(m.batch.preempted) <= running | set(m.batch.admitted)
+        assert set(m.batch.preempted) <= running
         running = running - set(m.batch.preempted) | set(m.batch.admitted)
         ids = [share.id for share in m.batch.shares]
         assert len(set(ids)) == len(ids)
-        assert set(ids) <= running
+        assert set(m.batch.admitted) <= set(ids) <= running
         running -= set(m.done)
     assert not running
 

@@ -172,7 +172,9 @@ def assert_keeps_the_rules(
     if routing is None:
         routing = plain
     else:
-        usual = replace(usual, n_layers=routing.ids.shape[1], expert_bytes=(EXPERT,) * routing.ids.shape[1])
+        n_layers = routing.ids.shape[1]
+        others = {dtype: (sizes[0],) * n_layers for dtype, sizes in usual.others.items()}
+        usual = replace(usual, n_layers=n_layers, expert_bytes=(EXPERT,) * n_layers, others=others)
     depth = 1 + seed % 2
     setup = replace(setup or variant.roomy(usual), lanes=1 + seed // 2 % 3)
     done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer

@@ -23,7 +23,7 @@ from sim.experiment.served import arriving, room_of
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
-from sim.prices.hardware import PolicyTime
+from sim.prices.hardware import policy_time
 from sim.prices.host import host_of
 from sim.prices.placement import Spread, spread_of
 from sim.prices.versions import in_versions
@@ -289,11 +289,6 @@ def make_machine(
         all_reduce_ns=cell.costs.peers.all_reduce_ns if cell.costs.spread.parts > 1 else None,
         reads=reads_of(cell.hardware, cell.costs, cell.setup) if cell.tier is not None else None,
     )
-
-
-def policy_time(hardware: HardwareProfile, policy: str) -> PolicyTime:
-    """What a machine charges for a policy's own decisions; 0 where its profile says nothing of the policy."""
-    return hardware.software.policy_us.get(policy) or PolicyTime()
 
 
 def passes_of(cell: Cell, requests: Sequence[int]) -> Iterator[Pass]:

@@ -37,4 +37,6 @@ def _setup() -> Setup:
         costs=costs,
         seed=0,
         host=host_of(costs),
+        dtype=model.dtype,
+        others={dtype: model.priced(dtype) for dtype in model.expert_bytes if dtype != model.dtype},
     )

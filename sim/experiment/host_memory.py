@@ -11,7 +11,8 @@ from sim.core.host_memory import HostTier
 from sim.core.state import split_chunks
 from sim.experiment.config import RunConfig
 from sim.prices import HardwareProfile
-from sim.prices.costs import Affine, Costs, Table
+from sim.prices.costs import Costs
+from sim.prices.curves import Affine, Table
 from sim.prices.disk import DiskPrices
 from traces.kit.errors import UserError
 from traces.kit.units import parse_bytes

@@ -14,9 +14,10 @@ from typing import Any
 from policies import registry
 from policies.api import Policy, Predictor
 from sim.experiment import served
-from sim.experiment.cell import Cell, policy_time
+from sim.experiment.cell import Cell
 from sim.prices import figures, own_title
 from sim.prices.chosen import changed, charging
+from sim.prices.hardware import policy_time
 from sim.prices.host import HostPrices
 from sim.prices.versions import in_versions
 from sim.results.document import Outcome, document

@@ -51,6 +51,14 @@ class Memory:
         return all(by_link and a_lane for *_, a_lane in self._reading)
 
 
+class Root(Memory):
+    """What the links of all GPUs lie behind, as behind the host's memory. It may give less than one link alone takes,
+    and the lanes of a link are in each other's way, too."""
+
+    def _undisturbed(self, by_link: bool) -> bool:
+        return False
+
+
 class SharedLink(Link):
     """A link whose copies are in the way of others who read the memory: a chunk's time is known when it begins.
 

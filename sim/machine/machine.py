@@ -12,11 +12,11 @@ from sim.core.tiers import TieredCore
 from sim.machine.behind import Behind
 from sim.machine.disk import Reads, WithDisk
 from sim.machine.gpu import Gpu
-from sim.machine.host import WithHost
+from sim.machine.host import Root, WithHost
 from sim.machine.link import Lanes, Link
 from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
-from sim.machine.several import Gpus, Root
+from sim.machine.several import Gpus
 from sim.machine.timings import Timings, served_timings
 from sim.prices.costs import Costs
 from sim.workload.online.feed import Serving

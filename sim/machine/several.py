@@ -16,7 +16,7 @@ from sim.core.loads import NONE
 from sim.core.several import SeveralCore
 from sim.core.state import CoreError
 from sim.machine.gpu import own_times
-from sim.machine.host import Memory, SharedLink
+from sim.machine.host import Root, SharedLink
 from sim.machine.listener import LEAD, NOBODY, SpanListener
 from sim.machine.predictor import Predictor
 from sim.prices.costs import Costs
@@ -27,14 +27,6 @@ CHUNK, PREDICTION, EXPERT = range(3)
 """Facts of one instant, in their order."""
 NEVER = 1 << 62
 _BURST = 1 << 16  # rounds of questions at one instant that no policy can mean
-
-
-class Root(Memory):
-    """What the links of all GPUs lie behind, as behind the host's memory. It may give less than one link alone takes,
-    and the lanes of a link are in each other's way, too."""
-
-    def _undisturbed(self, by_link: bool) -> bool:
-        return False
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import Annotated, Any
 
+from sim.prices.curves import Affine, Table, ceil
 from traces.kit.readers import Delay, Threads, number, refusal, whole
 
 LONGEST_READ = 2**40
@@ -54,16 +55,14 @@ class Disk:
 class DiskPrices:
     """Whole nanoseconds of the reads of one expert's chunks.
 
-    Durations are lines between the points of a table, as all measured ones are (:class:`sim.prices.costs.Table`).
+    Durations are lines between the points of a table, as all measured ones are (:class:`sim.prices.curves.Table`).
     """
 
     def __init__(self, disk: Disk) -> None:
-        from sim.prices.costs import Affine, Table
-
         self.disk, latency_ns = disk, disk.latency_us * 1000
         self._latency_ns = -(-latency_ns.numerator // latency_ns.denominator)
         if isinstance(disk.gb_per_s, dict):
-            ns = [_ceil(nbytes / rate) for nbytes, rate in disk.gb_per_s.items()]
+            ns = [ceil(nbytes / rate) for nbytes, rate in disk.gb_per_s.items()]
             self._curve: Affine | Table = Table([*disk.gb_per_s], ns)
         else:
             self._curve = Affine(Fraction(0), 1 / disk.gb_per_s)
@@ -89,7 +88,3 @@ class DiskPrices:
     def floor_ns(self, nbytes: int) -> int:
         """At most how long all lanes together read `nbytes`, however they are cut: every read at the best rate."""
         return self._curve.floor_ns(nbytes) // self.disk.lanes
-
-
-def _ceil(value: Fraction) -> int:
-    return -(-value.numerator // value.denominator)

@@ -212,3 +212,8 @@ class HardwareProfile:
         unused = ("peer", "root_gb_per_s") if self.gpus == 1 else ()
         found = (key for key, source in vars(self.sources).items() if source.startswith("inferred"))
         return tuple(key for key in found if key not in unused)
+
+
+def policy_time(hardware: HardwareProfile, policy: str) -> PolicyTime:
+    """What a machine charges for a policy's own decisions; 0 where its profile says nothing of the policy."""
+    return hardware.software.policy_us.get(policy) or PolicyTime()

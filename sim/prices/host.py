@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 
-from sim.prices.costs import Affine, Costs, Roofline, Table, find_tables
+from sim.prices.costs import Costs, find_tables
+from sim.prices.curves import Affine, Roofline, Table
 from sim.prices.measured import MeasuredModel, Pair
 from sim.prices.peers import ACTIVATION_BYTES
 from traces.calibrate.tables import pooled

@@ -10,8 +10,8 @@ from typing import Any
 from sim.core.accounts import CLASSES, FATES, KINDS, PHASES, STALLS
 from sim.results import titles
 from sim.results.classes import output_of
-from sim.results.document import OF_PREDICTIONS
 from sim.results.label import label
+from sim.results.predictions import OF_PREDICTIONS
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""

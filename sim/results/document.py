@@ -15,11 +15,9 @@ from sim.core.accounts import (
     BYTES_READY,
     COMPLETE,
     FATES,
-    FETCHED,
     LOOKUPS,
     PHASES,
     PRECOMPUTED_FATES,
-    PREDICTED,
     RECALL,
     RESIDENT,
     Accounts,
@@ -28,6 +26,7 @@ from sim.core.core import Core
 from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
 from sim.results.host_memory import of_host_memory
+from sim.results.predictions import predictions
 from sim.results.quality import quality
 from sim.results.serving.section import OwnBounds, serve
 from sim.results.timeline import Timeline
@@ -38,7 +37,6 @@ from traces.kit.errors import UserError
 NS_PER_MS = 1_000_000
 SCHEMA = 1
 """Version of the documents: result.json and bounds.json."""
-OF_PREDICTIONS = ("accuracy", "fetch_rate", "good_pred")
 LONGEST = 200
 """Characters of somebody's file that a message repeats."""
 
@@ -219,32 +217,6 @@ def hit_rates(accounts: Accounts, phase: int | None = None) -> dict[str, float |
         "complete": _ratio(row[COMPLETE], row[LOOKUPS]),
         "bytes": _ratio(row[BYTES_READY], row[BYTES_DEMANDED]),
     }
-
-
-def predictions(policy: Policy, accounts: Accounts) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """How good predictions were (ProMoE, section 3.1), over both phases and each apart, and why what is null is so.
-
-    None if nothing is predicted. ``predicted`` experts were declared for an event before its gate; one that tokens
-    share counts once per event, and so does one that was there already. ``accuracy``: of these, the share that was
-    used. ``fetch_rate``: the share that was complete when the gate had run, used or not. ``good_pred``: their product.
-    What was predicted too late is in none of them; the hit rate ``recall`` shows it.
-    """
-    if not accounts.predicts:
-        return None, {"prefetch.predictions": f"policy {policy.name} predicts nothing before the gate"}
-    nulls: dict[str, str] = {}
-    whole: dict[str, Any] = _foretold(accounts.hit_row(), "prefetch.predictions", nulls)
-    for i, phase in enumerate(PHASES):
-        whole[phase] = _foretold(accounts.hit_row(i), f"prefetch.predictions.{phase}", nulls)
-    return whole, nulls
-
-
-def _foretold(row: list[int], prefix: str, nulls: dict[str, str]) -> dict[str, Any]:
-    named = row[PREDICTED]
-    if not named:
-        nulls[prefix] = "no expert was predicted in time here"
-        return {"predicted": 0, **dict.fromkeys(OF_PREDICTIONS)}
-    accuracy, fetched = row[RECALL] / named, row[FETCHED] / named
-    return {"predicted": named, "accuracy": accuracy, "fetch_rate": fetched, "good_pred": accuracy * fetched}
 
 
 def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:

@@ -9,8 +9,9 @@ time of each counts, and they must agree on every account.
 import sys
 
 from sim.experiment.bench import engine, in_turns, layer_steps
-from sim.experiment.cell import Cell, make_cell, make_policy, make_signals, policy_time
+from sim.experiment.cell import Cell, make_cell, make_policy, make_signals
 from sim.experiment.compose import read_config
+from sim.prices.hardware import policy_time
 from tests.sim.machine.textbook import Textbook
 
 USUAL = ("policy=lru", "budget=25%", "chunks=3", "limit=10", "bounds=false")

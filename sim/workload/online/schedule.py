@@ -261,12 +261,9 @@ class Scheduler(ABC):
         self._release(job)
         draft.budget += draft.tokens.pop(job, 0)
         job.computed = 0
-        draft.stopped = True
-        if job in draft.admitted:  # in this very step, in which it computes nothing
-            draft.admitted.remove(job)
-        else:
-            draft.preempted.append(job)
-            self.preemptions += 1
+        draft.stopped, just_now = True, job in draft.admitted
+        (draft.admitted.remove if just_now else draft.preempted.append)(job)  # who came in this step was never there
+        self.preemptions += not just_now
         self.requeue(job)
 
     def _release(self, job: Job) -> None:

@@ -22,7 +22,8 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.experiment.bounds import Floor, floors_of
 from sim.machine.machine import Machine
-from sim.prices.costs import Affine, Costs
+from sim.prices.costs import Costs
+from sim.prices.curves import Affine
 from sim.workload.passes import Pass, merge
 from sim.workload.signals import TraceSignals
 from tests.sim.machine.restless import Restless

@@ -33,8 +33,10 @@ SHIPPED = [
     if (given := yaml.safe_load(path.read_text()))
     and (kind := registry.find(given["name"])).precompute is Policy.precompute
     and not kind.modified
+    and not any(given.get(key) for key in kind.versions)
 ]
-"""Every YAML of conf/policy that a device runs: none that wants a modified model, or the host to begin early."""
+"""Every YAML of conf/policy that a device runs: none that wants a modified model, the host to begin
+early, or experts in several dtypes."""
 PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 

@@ -56,7 +56,7 @@ def fewest_reads(events: Sequence[Sequence[int]], gpu: int, host: int, start: He
     return least(0, frozenset(), start)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.sets(st.integers(0, N - 1), min_size=1, max_size=2).map(sorted), min_size=1, max_size=5),
     st.integers(1, 2),

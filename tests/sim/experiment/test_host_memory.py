@@ -153,7 +153,9 @@ def test_words_are_of_an_allowed_set(base: RunConfig, key: str, value: object, a
 def test_a_device_runs_no_disk(base: RunConfig, tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
     file.write_text(dump_configs([base]), encoding="utf-8")
-    with pytest.raises(UserError, match="host_memory=24: simulated only, by python -m sim run; allowed here: null"):
+    with pytest.raises(
+        UserError, match="host_memory=24: allowed: null on a device; experts on a disk are simulated only"
+    ):
         configuration((), str(file))
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sim.experiment.budget import Room
 from sim.prices import HardwareProfile, ModelProfile, shipped
-from sim.prices.costs import Affine, Costs, Roofline, attended_pairs
+from sim.prices.costs import Costs, attended_pairs
+from sim.prices.curves import Affine, Roofline
 from traces.kit.errors import UserError
 
 A100 = HardwareProfile.from_dict(shipped("hardware", "a100"))

@@ -71,7 +71,7 @@ def test_every_column_of_a_result_is_filled_by_some_run(tmp_path: Path) -> None:
         assert main(["run", "budget=50%", "limit=2", "hardware=h100", out, *words]) == 0
     busy = ["workload=online", "workload.rate=20", "workload.count=6", "workload.slo='ttft<=1s'", "kv=200MB"]
     assert main(["run", "policy=gate_ahead", "budget=50%", "hardware=h100", "limit=6", out, *busy]) == 0
-    assert set(sim.load_requests(tmp_path)["policy"]) == {"gate_ahead", "daop", "lru"}
+    assert set(sim.load_requests(tmp_path)["policy"]) == {"gate_ahead", "daop", "lru", "hobbit"}
     frame = sim.load(tmp_path)
     empty = set(frame.columns[frame.isna().all()])
     assert empty == {"device", "device_date"}

@@ -12,7 +12,7 @@ from sim.core.accounts import Accounts
 from sim.experiment.cell import make_cell
 from sim.experiment.provenance import result_of
 from sim.experiment.run import simulate
-from sim.results.document import predictions
+from sim.results.predictions import predictions
 from tests.sim.small_trace import SIZE, Plan, config, write
 from traces import Trace
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.prices.costs import Grid, Table
+from sim.prices.curves import Grid, Table
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def n_params(profile: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_a_published_config_is_the_shipped_profile(name: str) -> None:
-    found, given = profile_of(CONFIGS / f"{name}.json"), shipped("model", name)
+    found, given = profile_of(CONFIGS / f"{name}.json"), in_dtypes_of_a_config(shipped("model", name))
     assert {key: value for key, value in found.items() if key != "source"} == {
         key: value for key, value in given.items() if key not in TEXT
     }
@@ -56,9 +57,17 @@ def test_a_published_config_is_the_shipped_profile(name: str) -> None:
     ModelProfile.from_dict(found)
 
 
+def in_dtypes_of_a_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A shipped profile without the sizes that it has for policies that load experts in lower dtypes."""
+    floats = given["dtype"] == "float32"
+    added = {"int8", "int2", *(["int4"] if floats else [])}
+    kept = {dtype: size for dtype, size in given["expert_bytes"].items() if dtype not in added}
+    return {**given, "expert_bytes": kept}
+
+
 def test_tiny_moe_is_the_shipped_profile(tmp_path: Path) -> None:
     found = priced(tmp_path, json.loads((MODEL_DIR / "config.json").read_text()) | {"dtype": "float32"})
-    given = shipped("model", "tiny-moe")
+    given = in_dtypes_of_a_config(shipped("model", "tiny-moe"))
     assert {**found, "name": "tiny-moe", "source": ""} == {
         **{key: value for key, value in given.items() if key != "title"},
         "source": "",

@@ -83,7 +83,7 @@ def test_a_policy_of_another_package_is_checked(site: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "far: 3 variants\n  left out, as it refuses them: reach=2\n  causality    holds, tried 12" in done.stdout
     assert done.stdout.startswith("theirs: 2 variants\n  causality    holds, tried 8 times\n")
-    assert done.stdout.count("holds") == 14
+    assert done.stdout.count("holds") == 18
 
 
 def test_the_check_names_what_is_broken(site: Path) -> None:

@@ -119,7 +119,8 @@ def verdict(numbers: pd.DataFrame) -> str:
     return (
         "In simulation, on one recording of a 14 M parameter model priced as OLMoE-1B-7B on an RTX 4090: one LRU cache"
         f" per layer takes {own.min():.0f} to {own.max():.0f} % less time than one LRU cache for all layers, which"
-        f" every prompt flushes; of what is published nothing gains more than {more.max():.1f} % over it, and the best takes"
+        f" every prompt flushes; of what is published nothing gains more than {more.max():.1f} % over it, and the best"
+        " takes"
         f" {gaps.min():.1f} to {gaps.max():.1f} times the bound that no lossless policy can beat. Other routings may"
         " rank policies otherwise: ask with a trace of yours."
     )

@@ -1,4 +1,4 @@
-"""next_use: evict what is least likely to be used soon."""
+"""learned_use: evict what is least likely to be used soon."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from policies.api import History, LayerEvent, Setup, Signal, Step
-from policies.next_use.fit import Estimate, learn
-from policies.next_use.recent import Context, Reals, Recent, choices
+from policies.learned_use.fit import Estimate, learn
+from policies.learned_use.recent import Context, Reals, Recent, choices
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
 
 
-class NextUse(Pooled[Scores]):
+class LearnedUse(Pooled[Scores]):
     """Evict the expert with the least expected discount ^ (tokens to its next use), estimated from its layer's routing.
 
     This workbench's own. The estimate is a logistic regression on running averages of being chosen, of the router's
@@ -24,8 +24,8 @@ class NextUse(Pooled[Scores]):
     train requests, and router_probs unless ``scores`` is false.
     """
 
-    name = "next_use"
-    title = "next use"
+    name = "learned_use"
+    title = "learned use"
     learns = True
     without: ClassVar[Mapping[Signal, str]] = {Signal.ROUTER_PROBS: "policy.scores=false"}
 

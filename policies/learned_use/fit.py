@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, PastStep
-from policies.next_use.recent import Context, Reals, Recent, choices
+from policies.learned_use.recent import Context, Reals, Recent, choices
 
 BEYOND = 400
 """Tokens to the next choice of what is not chosen again."""

@@ -3,7 +3,7 @@
     python notebooks/execute.py                  # all of them, as CI does: what they say is what was saved
     python notebooks/execute.py --write 03       # keep the outputs of one
 
-Status 1 for an error, for more than 120 s, and where an output is not the saved one: whatever code prints it, the
+Status 1 for an error, for more than 240 s, and where an output is not the saved one: whatever code prints it, the
 notebook's or the project's. Needs the ``notebooks`` extra. A notebook keeps the digest of its own code beside its
 outputs, so that the tests see outputs that are stale without running anything.
 """
@@ -27,7 +27,7 @@ from traitlets.config import Config
 from traces.kit.drawing import few_colours
 
 HERE = Path(__file__).resolve().parent
-SECONDS = 120
+SECONDS = 240
 """For a whole notebook."""
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")

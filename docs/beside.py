@@ -1,7 +1,7 @@
 """README's table of other engines beside this runtime: ``python docs/beside.py``.
 
 Measures on this CPU, each engine in a process of its own, into ``real/results/cpu/beside.json``, and writes README's
-table and its sentence from it: three minutes on two cores that do nothing else. ``python docs/beside.py write`` only
+table and its sentence from it: five minutes on two cores that do nothing else. ``python docs/beside.py write`` only
 writes.
 """
 

@@ -1,5 +1,6 @@
 """What goes on behind the model's back: a link's copies and a predictor's answers, told to the core in time order."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from heapq import heappop
 
@@ -14,8 +15,8 @@ from sim.machine.predictor import Predictor
 class Behind:
     """A link and a predictor, advanced lazily: nothing of them is an event of SimPy's.
 
-    A disk and further links are queues of ends beside these two, told in the order that rule 1 has for equal times
-    (:meth:`advance`), and awaited with them (:meth:`wait_for_expert`); host workers are (sim.machine.host).
+    A disk (sim.machine.disk) and host workers (sim.machine.host) are queues of ends beside these two, told in the order
+    that rule 1 has for equal times (:meth:`advance`), and awaited with them (:meth:`wait_for_expert`).
     """
 
     hosts: Sequence[tuple[int, int, int]] = ()
@@ -117,3 +118,29 @@ class Behind:
             self._waiting_since = now
         core.chunk_done(chunk, now)
         listener.occupancy(now, core.state.used)
+
+
+class WithMore(Behind, ABC):
+    """A link and a predictor, and beside them something that takes what it can whenever anything has ended."""
+
+    @abstractmethod
+    def take(self, now: int) -> None:
+        """Let it take what it can."""
+
+    @abstractmethod
+    def _tell(self, now: int) -> bool:
+        """Tell the core what ends first, and go on; False if nothing ends up to ``now``."""
+
+    def advance(self, now: int) -> None:
+        while self._tell(now):
+            pass
+
+    def go_on(self, now: int) -> None:
+        super().go_on(now)
+        self.take(now)
+
+    def block(self, now: int, stalls: list[int]) -> int:
+        """As without it: it begins at the gate, as the link does."""
+        self.link.hand_over(now)
+        self.take(now)
+        return super().block(now, stalls)

@@ -16,7 +16,7 @@ from sim.core.accounts import DISK_READ
 from sim.core.loads import NONE
 from sim.core.state import SPECULATIVE, CoreError
 from sim.core.tiers import TieredCore
-from sim.machine.behind import Behind
+from sim.machine.behind import WithMore
 from sim.machine.link import Link
 from sim.machine.listener import SpanListener
 from sim.machine.predictor import Predictor
@@ -76,7 +76,7 @@ class Stage(Link):
         return [chunk for _, chunk in self.under_way if self.began[chunk] <= now]
 
 
-class WithDisk(Behind):
+class WithDisk(WithMore):
     """A link, a disk and a predictor."""
 
     def __init__(
@@ -109,10 +109,8 @@ class WithDisk(Behind):
         super().__init__(core, link, predictor, listener)
         self.hosts = self.reads  # type: ignore[assignment]  # asked whether anything is there, as host workers are
 
-    def advance(self, now: int) -> None:
-        """Tell the core all that ends up to ``now``, in time order."""
-        while self._tell(now):
-            pass
+    def take(self, now: int) -> None:
+        self.disk.hand_over(now)
 
     def _tell(self, now: int) -> bool:
         """Tell the core what ends first, and go on; False if nothing ends up to ``now``."""
@@ -134,17 +132,6 @@ class WithDisk(Behind):
             core.prediction(tag, end)
         self.go_on(end)
         return True
-
-    def go_on(self, now: int) -> None:
-        """Something has ended: what link and disk can take next, and the predictions that the policy wants now."""
-        super().go_on(now)
-        self.disk.hand_over(now)
-
-    def block(self, now: int, stalls: list[int]) -> int:
-        """As without a disk, which begins at the gate, as the link does."""
-        self.link.hand_over(now)
-        self.disk.hand_over(now)
-        return super().block(now, stalls)
 
     def wait_for_expert(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready, for link and disk at once. Returns when."""

@@ -19,7 +19,7 @@ from sim.core.accounts import CPU_EXPERTS
 from sim.core.core import Core
 from sim.core.loads import NONE
 from sim.core.state import SPECULATIVE, CoreError
-from sim.machine.behind import Behind
+from sim.machine.behind import WithMore
 from sim.machine.link import Link, Source
 from sim.machine.listener import SpanListener
 from sim.machine.predictor import Predictor
@@ -127,7 +127,7 @@ class Workers:
             heappush(self.under_way, (end, self._taken, x))
 
 
-class WithHost(Behind):
+class WithHost(WithMore):
     """A link, a predictor and the host's workers."""
 
     def __init__(
@@ -148,10 +148,8 @@ class WithHost(Behind):
         self.hosts = self.workers.under_way
         super().__init__(core, self.shared, predictor, listener)
 
-    def advance(self, now: int) -> None:
-        """Tell the core all that ends up to ``now``, in time order."""
-        while self._tell(now):
-            pass
+    def take(self, now: int) -> None:
+        self.workers.take(now)
 
     def _tell(self, now: int) -> bool:
         """Tell the core what ends first, and go on; False if nothing ends up to ``now``.
@@ -176,17 +174,6 @@ class WithHost(Behind):
             core.host_done(x, end)
         self.go_on(end)
         return True
-
-    def go_on(self, now: int) -> None:
-        """Something has ended: what link and workers can take next, and the predictions that the policy wants now."""
-        super().go_on(now)
-        self.workers.take(now)
-
-    def block(self, now: int, stalls: list[int]) -> int:
-        """As without a host, whose workers begin at the gate, as the link does."""
-        self.link.hand_over(now)
-        self.workers.take(now)
-        return super().block(now, stalls)
 
     def wait_for_expert(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready, for link and host at once: a nanosecond is the host's where it works

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policies import registry
-from policies.api import Policy, Setup
+from policies.api import Policy, Setup, Step
 from policies.hobbit import Hobbit
 from policies.lru import LRU
 from sim.check.laws import run
@@ -162,6 +162,18 @@ def test_a_new_request_begins_with_no_record(name: str) -> None:
     assert counts[0].max() == tokens
     assert counts[1].sum() <= tokens * LAYERS * 2
     assert (counts[2] <= counts[1]).all()
+
+
+def test_a_request_that_comes_back_is_no_new_one() -> None:
+    """One that was preempted wiped the records of all."""
+    routing = draw(0, n_layers=LAYERS, n_experts=E)
+    policy: Any = build(setup_of(routing, 12 * 8), "hobbit_lossless")
+    begun: list[Any] = []
+    policy.records.begin = lambda: begun.append(step.requests)
+    for requests in [(1,), (1, 2), (1,), (1, 2), (3,)]:
+        step = Step(0, False, len(requests), requests, (1,) * len(requests), None)  # type: ignore[arg-type]
+        policy.on_step(step)
+    assert begun == [(1,), (1, 2), (3,)]
 
 
 def test_each_precision_has_its_part_of_the_budget_and_room_for_one() -> None:

@@ -9,13 +9,15 @@ import pytest
 
 from real.words import configuration
 from sim import load, load_layers
+from sim.experiment.bounds import floors, own_bounds
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.config import RunConfig, dump_configs
 from sim.experiment.provenance import identify
-from sim.experiment.run import run_config
+from sim.experiment.run import run_config, simulate
 from sim.prices.disk import Disk, DiskPrices
 from sim.results.columns import row
 from sim.results.titles import titles
+from tests.sim.experiment.serving import KEYS
 from tests.sim.small_trace import MACHINE, Plan, config, one_layer
 from traces.kit.errors import UserError
 from traces.kit.readers import record
@@ -185,3 +187,21 @@ def test_what_reads_take() -> None:
 def test_a_table_of_reads_is_one(gb_per_s: object, said: str) -> None:
     with pytest.raises(UserError, match=said):
         record(Disk)({"gb_per_s": gb_per_s, "latency_us": 0}, "disk")
+
+
+@pytest.mark.parametrize(("key", "value"), [("host_policy", "lfu"), ("host_tier", "exclusive")])
+def test_what_is_of_host_memory_alone_is_refused_without_it(base: RunConfig, key: str, value: str) -> None:
+    given = {**{name: getattr(base, name) for name in base.__slots__}, "host_memory": None, key: value}
+    with pytest.raises(UserError, match=f"{key}={value}: of host_memory=, which is null; allowed here: "):
+        RunConfig.from_dict(given)
+
+
+def test_the_bound_of_what_is_served_knows_the_reads(base: RunConfig) -> None:
+    """One request at a time, all there at once: the passes are those of the closed loop, and so is the bound."""
+    workload = {**KEYS, "arrivals": "constant", "rate": 10**9, "max_num_seqs": 1}
+    cell = make_cell(replace(base, workload=workload, bounds=True))
+    served = simulate(cell, make_policy(cell)).serving
+    assert served is not None
+    (floor,) = floors(make_cell(base), [cell.setup.budget])
+    assert floor.ns > floor.link_ns  # a disk is slower than the link here
+    assert own_bounds(cell, served, hosted=False).ns == floor.ns

@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 
 from policies.lru import LRU
 from sim.core.accounts import BYTES_DEMANDED, LOOKUPS, SHARED
+from sim.core.host_memory import HostTier
 from sim.core.state import CoreError
 from sim.workload.passes import Pass, Piece
 from tests.sim.machine.against import agree
-from tests.sim.machine.cases import make_pass, make_setup, simulate
+from tests.sim.machine.cases import FlatDisk, make_pass, make_setup, simulate
+from tests.sim.machine.disk_cases import tiered_cases
 from tests.sim.machine.restless import EXAMPLES, Case, Lossy, Placing, Restless, cases, hosted_cases
 from tests.sim.machine.several_cases import spread_cases
 from tests.sim.machine.textbook import Textbook
+from tests.sim.machine.textbook_disk import TextbookDisk
 from tests.sim.machine.textbook_gpus import TextbookGpus
+from tests.sim.machine.version_cases import AnyVersion, version_cases
 
 
 def cut(n: int, sizes: list[int], random: Random) -> list[int]:
@@ -75,6 +79,19 @@ def test_places(case: Case, last: bool) -> None:
 @given(spread_cases())
 def test_several_gpus(case: Case) -> None:
     agree(TextbookGpus, of(case), Restless, {"root": case.root}, by_layer=case.by_layer)
+
+
+@settings(EXAMPLES, max_examples=12)
+@given(tiered_cases())
+def test_above_a_disk(found: tuple[Case, HostTier, FlatDisk]) -> None:
+    case, tier, disk = found
+    agree(TextbookDisk, of(case), Restless, {"tier": tier, "disk": disk}, by_layer=case.by_layer)
+
+
+@settings(EXAMPLES, max_examples=12)
+@given(version_cases(), st.booleans())
+def test_versions(case: Case, pools: bool) -> None:
+    agree(Textbook, of(case), AnyVersion, {}, by_layer=case.by_layer, pools=pools)
 
 
 # Experts 0 to 5 of one layer: row 0 is of a prompt, rows 1 and 2 decode.

@@ -7,7 +7,7 @@ import pytest
 from sim.experiment.run import run_config
 from sim.experiment.sweep.multirun import HEADS, show_grid
 from tests.sim.saying import printed
-from tests.sim.small_trace import SIZE, Plan, config, write
+from tests.sim.small_trace import MACHINE, SIZE, Plan, config, write
 from traces.kit.units import figure
 
 
@@ -43,3 +43,15 @@ def test_a_narrow_console_has_fewer_columns_and_says_which(tmp_path: Path) -> No
         assert lines[:2] == ["routing of tiny, priced as itself,", "simulated on by_hand (published figures)"]
     assert seen[56] > seen[66] > seen[120] == set()
     assert {"TPOT ms", "ms/token", "hits %"}.isdisjoint(seen[66])
+
+
+def test_what_the_host_holds_has_a_column_where_it_differs(tmp_path: Path) -> None:
+    """Rows of a preset that sweeps it were alike to the last word."""
+    trace = write(tmp_path / "t", [Plan((1,), 2)], [[[0], [1]]] * 3, n_experts=4)
+    disk = {**MACHINE, "disk": {"gb_per_s": 1, "latency_us": 0}}
+    held = [{"host_memory": size, "host_tier": tier} for size in (24, 48) for tier in ("inclusive", "exclusive")]
+    cells = [config(trace, 8 * SIZE, hardware=disk, **words) for words in held]
+    rows = [run_config(cell, tmp_path / "out").document for cell in cells]
+    lines = [line for line in printed(show_grid, rows, 200) if line.startswith("lru")]
+    for line, words in zip(lines, held, strict=True):
+        assert f"{words['host_memory']} B {words['host_tier']} lru" in " ".join(line.split())

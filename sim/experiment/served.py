@@ -16,7 +16,7 @@ from sim.workload.online.schedule import Limits
 from sim.workload.passes import Selection
 from traces import Trace
 from traces.kit.errors import UserError
-from traces.kit.units import parse_bytes
+from traces.kit.units import format_bytes, parse_bytes
 
 
 def arriving(config: RunConfig, trace: Trace, chosen: Selection) -> Traffic | None:
@@ -61,7 +61,10 @@ def room_of(config: RunConfig, model: ModelProfile, hardware: HardwareProfile, a
     room = Room.of(model, hardware, tokens, limits.max_num_seqs)
     if config.kv is None:
         return room
-    nbytes = parse_bytes(config.kv, "kv")
+    nbytes, most = parse_bytes(config.kv, "kv"), room.gpu_bytes - room.dense_bytes - room.head_bytes
+    if nbytes >= most:
+        beside = f"{format_bytes(max(0, most))} are there beside the model's other weights, on {hardware.name}"
+        raise UserError(f"kv={config.kv}: {beside}, and experts want some of these; allowed: less than that")
     return Room(room.gpu_bytes, room.dense_bytes, room.head_bytes, nbytes, limits.max_num_seqs, _held(limits))
 
 

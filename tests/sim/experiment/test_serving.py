@@ -203,7 +203,10 @@ def test_a_mistake_is_one_line(trace: Trace, workload: dict[str, Any], said: lis
     assert all(part in str(caught.value) for part in said), str(caught.value)
 
 
-@pytest.mark.parametrize(("kv", "said"), [("1MB", "block"), ("3MB", "blocks"), ("23GB", "budget=4GB")])
+@pytest.mark.parametrize(
+    ("kv", "said"),
+    [("1MB", "block"), ("3MB", "blocks"), ("23GB", "budget=4GB"), ("60GB", "kv=60GB: 23.* GB are there")],
+)
 def test_a_kv_cache_that_cannot_be_is_one_line(kv: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         make_cell(read_config(("workload=online", "workload.rate=1", "budget=4GB", f"kv={kv}")))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 from sim.core.accounts import PHASES, Accounts
@@ -27,7 +28,7 @@ from traces.kit.words import Others
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
 FEW = "limit=10"  # requests of what is measured in turns
-TURNS = 3  # the best of each counts
+TURNS = 5  # of what runs in turns; the median counts
 UNITS = "layer-step: one layer of one forward pass; s: the process's own CPU time"
 
 
@@ -83,17 +84,35 @@ def main(options: Options) -> None:
     sys.stdout.write(dump_json(found) if options.format == "json" else show(found))
 
 
-def in_turns(made: Mapping[str, tuple[Cell, Callable[[Cell], Any]]]) -> dict[str, tuple[float, Accounts]]:
-    """Machines that replay the measured requests of their cells, in turns: by name the best CPU time, and accounts.
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What a machine took for the same requests, turn by turn."""
+
+    seconds: list[float]  # CPU time
+    accounts: list[Accounts]
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    def speed_beside(self, other: "Turns") -> tuple[float, float, float]:
+        """How many times as fast as another, which ran beside it: of the turns' ratios the median, least and most."""
+        ratios = [theirs / own for own, theirs in zip(self.seconds, other.seconds, strict=True)]
+        return median(ratios), min(ratios), max(ratios)
+
+
+def in_turns(made: Mapping[str, tuple[Cell, Callable[[Cell], Any]]]) -> dict[str, Turns]:
+    """Machines that replay the measured requests of their cells, in turns, by name.
 
     ``made``: each one's cell, and what makes it a fresh machine; what that takes (a policy learns) is not timed.
     """
-    found: dict[str, tuple[float, Accounts]] = {}
+    found = {name: Turns([], []) for name in made}
     for turn in range(TURNS):
         for name, (cell, make) in made.items():
             sys.stderr.write(f"{name}, {turn + 1} of {TURNS} ...\n")
             seconds, accounts = _timed(cell, make(cell))
-            found[name] = (min(seconds, found[name][0]) if turn else seconds, accounts)
+            found[name].seconds.append(seconds)
+            found[name].accounts.append(accounts)
     return found
 
 
@@ -115,20 +134,27 @@ def _beside(others: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
     rest = [word for word in words if not word.startswith("policy=")]
     names = dict.fromkeys([own, *others])
     cells = {name: make_cell(read_config([*rest, f"policy={name}"])) for name in names}
-    seconds = {name: best for name, (best, _) in in_turns({n: (cell, engine) for n, cell in cells.items()}).items()}
-    steps = layer_steps(cells[own])
+    found, steps = in_turns({n: (cell, engine) for n, cell in cells.items()}), layer_steps(cells[own])
+    rows = {}
+    for name, turns in found.items():
+        ratio, least, most = turns.speed_beside(found[own])
+        rows[name] = {"layer_steps_per_s": steps / turns.median, "ratio": ratio, "least": least, "most": most}
     return {
         "requests": len(cells[own].selection.measured),
         "layer_steps": steps,
-        "policies": {n: {"layer_steps_per_s": steps / s, "ratio": seconds[own] / s} for n, s in seconds.items()},
+        "turns": TURNS,
+        "policies": rows,
     }
 
 
 def _show_beside(found: Mapping[str, Any]) -> str:
     own = next(iter(found["policies"]))
-    lines = [f"side by side, {found['requests']} requests, {found['layer_steps']:,} layer-steps"]
+    lines = [f"in {found['turns']} turns, medians: {found['requests']} requests, {found['layer_steps']:,} layer-steps"]
     for name, row in found["policies"].items():
-        lines.append(f"  {name:<34} {row['layer_steps_per_s']:>10,.0f} layer-steps/s  {row['ratio']:.3f} x {own}")
+        ratio = f"{row['ratio']:.3f} x {own}"
+        if name != own:
+            ratio += f" ({row['least']:.3f} to {row['most']:.3f})"
+        lines.append(f"  {name:<34} {row['layer_steps_per_s']:>10,.0f} layer-steps/s  {ratio}")
     return "\n".join([*lines, UNITS, ""])
 
 

@@ -62,7 +62,7 @@ def outcome(tests: Sequence[str], beside: Path) -> list[str]:
     """Run the tests with what lies beside; what to say of them."""
     path = os.pathsep.join([str(beside), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        _run(sys.executable, "-m", "pytest", *tests, limit_s=TEST_S, PYTHONPATH=path)
+        _run(sys.executable, "-m", "pytest", "-m", "not gpu", *tests, limit_s=TEST_S, PYTHONPATH=path)
     except subprocess.CalledProcessError as error:
         lines = [line for line in str(error.stdout).splitlines() if line.strip()]
         return [f"FAILED on them, exit status {error.returncode}:", *lines[-20:]]

@@ -66,6 +66,7 @@ def test_what_it_states_is_plain_the_same_again_and_decides_nothing(variant: Var
     assert_decided(variant)
 
 
+@pytest.mark.ci
 def test_no_hash_seed_changes_a_decision() -> None:
     imports = "import json; from sim.check.laws import digests; from tests.policies.test_contracts import EVERY; "
     program = f"{imports}print(json.dumps(digests(EVERY)))"

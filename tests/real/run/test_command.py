@@ -54,6 +54,7 @@ def test_ctrl_c_leaves_what_there_is(tmp_path: Path) -> None:
     assert (first + out).decode() == text + "\n\n"  # and no table behind it
 
 
+@pytest.mark.ci
 def test_whoever_reads_no_more_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_whoever_reads_no_more_ends_it(
     assert threading.active_count() == threads
 
 
+@pytest.mark.ci
 def test_a_batch_system_ends_it_likewise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +132,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("below", [True, False])
 def test_a_terminal_is_told_how_it_goes(below: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = Terminal()

@@ -16,9 +16,11 @@ from traces.kit import conf
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+QUICK = {"first_comparison", "tune_gate_ahead", "disk_memory"}
+"""Composed at every run of the suite: the first that a user meets, one that tunes, one of its own machine."""
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.ci) for n in EXPERIMENTS])
 def test_every_experiment_composes(name: str) -> None:
     plan = make_plan([f"experiment={name}"])
     assert plan.tunes == name.startswith("tune_")
@@ -61,6 +63,7 @@ def test_a_preset_that_is_no_yaml(
     assert said.startswith("error: experiment=slip: not YAML: while parsing a flow sequence in ")
 
 
+@pytest.mark.ci
 def test_tuning_prints_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "-m", "experiment=tune_gate_ahead", "hydra.sweeper.n_trials=3", "limit=1", f"out={tmp_path}"]
     assert main(words) == 0

@@ -86,7 +86,7 @@ AHEAD = st.sampled_from([None, 0, 1, 2])
 
 
 # An order that is a wish: computed as they complete after all; copied early, so that nothing is left to evict.
-@settings(EXAMPLES, max_examples=120)
+@settings(EXAMPLES, max_examples=60)
 @given(cases(), AHEAD, st.booleans())
 def test_the_order_is_kept_and_nothing_is_copied_before_its_turn(case: Case, ahead: int | None, by_copy: bool) -> None:
     """Where the budget holds the demand with ease: to the letter."""

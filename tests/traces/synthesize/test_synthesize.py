@@ -28,6 +28,7 @@ def chosen(folder: Path) -> np.ndarray:
     return np.stack([np.bincount(trace.expert_ids[:, layer].ravel(), minlength=trace.E) for layer in range(trace.L)])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "requests"), [("tiny-moe", 200), ("gpt_oss_20b", 48)])  # some 20,000 tokens each
 def test_a_trace_has_the_figures_that_it_was_drawn_from(name: str, requests: int, tmp_path: Path) -> None:
     wanted = read_figures(name)
@@ -75,6 +76,7 @@ def test_scores_agree_with_the_ids_and_weights(tmp_path: Path) -> None:
     assert (np.diff(weights, axis=2) <= 0).all()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("word", "wanted"), [("overlap=.5", 0.5), ("overlap=3x", 0.375), ("overlap=1.6x", 0.2), ("overlap=.8", 0.8)]
 )
@@ -84,6 +86,7 @@ def test_an_overlap_that_is_stated(word: str, wanted: float, tmp_path: Path) -> 
     assert np.mean([row[0] for row in found.overlap]) == pytest.approx(wanted, rel=0.05)
 
 
+@pytest.mark.ci
 def test_what_the_law_does_not_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = synthesize(tmp_path / "t", *LONG, "requests=4", "output=10", "together=.99")
     assert "warning: together=0.99: what is drawn has 0." in capsys.readouterr().err
@@ -98,6 +101,7 @@ def test_an_entropy_that_is_stated(tmp_path: Path) -> None:
     assert normal_entropy(chosen(folder), 8).mean() == pytest.approx(0.9, rel=0.03)
 
 
+@pytest.mark.ci
 def test_requests_of_one_topic_are_alike(tmp_path: Path) -> None:
     folder = synthesize(tmp_path / "t", "model=tiny-moe", "requests=40", "topics=4", "signals=embedding")
     found = measure(open_trace(folder), "again")

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim import pictures
     from sim.api.cells import bounds, passes
     from sim.api.compared import Compared, compare
     from sim.api.lists import Listing, experiments, hardware, models, policies, traces
     from sim.api.runs import Run, Runs, run, sweep
-    from sim.results import pictures
     from sim.results.load import load, load_layers, load_requests, save
     from traces.kit.errors import UserError
     from traces.version import __version__
@@ -56,7 +56,7 @@ _WHERE = {
 
 def __getattr__(name: str) -> Any:
     if name == "pictures":
-        return import_module("sim.results.pictures")
+        return import_module("sim.pictures")
     module = next((module for module, names in _WHERE.items() if name in names), None)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

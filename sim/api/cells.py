@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sim.api.words import Value, grid_words, run_words
+from sim.api.words import Value, budget_of, run_words
 from sim.experiment.bounds import floors
 from sim.experiment.cell import Cell, Inputs, make_cell, passes_of
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
-from sim.experiment.sweep.plan import read_grid
 from sim.workload.passes import Pass
 from traces import DECODE, PREFILL, Trace
 from traces.kit.errors import UserError
@@ -19,7 +18,7 @@ from traces.kit.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-WHATEVER = {"policy": "lru", "budget": "50%"}
+WHATEVER: dict[str, Value] = {"policy": "lru", "budget": "50%"}
 """No pass and no bound depends on the policy, and no pass on the budget."""
 
 
@@ -27,17 +26,20 @@ def bounds(*words: str, **keys: Value) -> pd.DataFrame:
     """What no lossless policy on the GPU can beat, at each budget: ``sim.bounds(budget=["2GB", "4GB"])``.
 
     ``words`` and ``keys`` as of :func:`sim.run`. Columns: budget_bytes, bound_time_ms of the whole window,
-    bound_ms_per_token of generated tokens, bound_bytes over the link. UserError for a mistake, for a key with several
-    values that is not budget, and where requests arrive, as passes then depend on the policy.
+    bound_ms_per_token of generated tokens, bound_bytes over the link. UserError for a mistake, and where requests
+    arrive, as passes then depend on the policy.
     """
     import pandas as pd
 
-    budgets = [config for grid in grid_words(words, {**WHATEVER, **keys}) for config in read_grid(grid)]
-    first = budgets[0]
-    if any(replace(config, budget=first.budget) != first for config in budgets):
-        raise UserError("sim.bounds: several values of another key; allowed: of budget")
+    given = {**WHATEVER, **keys}
+    budgets = given.pop("budget")
+    several = budgets if isinstance(budgets, Sequence) and not isinstance(budgets, str) else [budgets]
+    if not several:
+        raise UserError("budget=[]: at least one value is wanted")
+    first = read_config(run_words(words, {**given, "budget": several[0]}))
+    configs = [first, *(replace(first, budget=budget_of(budget)) for budget in several[1:])]
     inputs = Inputs(keep=True)
-    cells = [_cell(config, inputs) for config in budgets]
+    cells = [_cell(config, inputs) for config in configs]
     found = floors(cells[0], [cell.setup.budget for cell in cells])
     tokens = sum(_generated(cells[0].trace, request) for request in cells[0].selection.measured)
     return pd.DataFrame(

@@ -54,6 +54,12 @@ def grid_words(words: Sequence[str], keys: Mapping[str, Value]) -> Iterator[tupl
     yield from (_checked(grid, "sim.sweep(KEY=[VALUE, ...], ...)") for grid in grids)
 
 
+def budget_of(value: object) -> str | int:
+    """A budget as a configuration has it. UserError for what is none."""
+    text = _text("budget", value)
+    return int(text) if text.isdecimal() else text
+
+
 def _is_several(value: object) -> bool:
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
 

@@ -24,6 +24,7 @@ from policies.setup import Setup as Setup
 from policies.signals import OUTPUTS as OUTPUTS
 from policies.signals import History as History
 from policies.signals import Needs
+from policies.signals import PastRequest as PastRequest
 from policies.signals import PastStep as PastStep
 from policies.signals import Predictor as Predictor
 from policies.signals import Signal as Signal
@@ -44,6 +45,8 @@ class View:
     evictable: Callable[[int], bool]  # whether it has a slot, is not pinned, and no chunk of it is on the link
     loading: Callable[[int], bool]  # whether a load of it is queued or under way
     free_bytes: Callable[[], int]  # bytes of the budget without an owner
+    residents: Callable[[], list[int]]  # all that have a slot, by rising number; O(experts), in numpy
+    slots: Callable[[], NDArray[np.bool_]]  # who has a slot, [items]: read-only, and live, as the machine has it; O(1)
 
 
 @dataclass(frozen=True, slots=True)

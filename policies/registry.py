@@ -1,12 +1,12 @@
 """Which policies there are, and how to build one from a configuration.
 
 A policy is found by itself: any class with a ``name`` in a module of ``policies`` or of a folder in it, or behind an
-entry point of the group ``moe_offload.policies``. Nothing is imported before the first question.
+entry point of the group ``moe_offload.policies``. Nothing is imported before the first question. Of a notebook a class
+is given (:mod:`policies.given`).
 """
 
 import math
 import pkgutil
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,6 +20,7 @@ import yaml
 
 import policies
 from policies.api import Policy, Setup
+from policies.given import GIVEN, check_given, is_name, is_policy
 from traces.kit.errors import UserError, allowing, meant, one_of
 from traces.kit.fields import MAX_INT
 
@@ -34,15 +35,24 @@ RESERVED = frozenset(
 
 def names() -> list[str]:
     """All policies, sorted, the clairvoyant ones included."""
-    return sorted(_catalogue())
+    return sorted({**_catalogue(), **GIVEN})
 
 
 def find(name: str, key: str = "policy") -> type[Policy]:
     """The policy of that name, which was given for ``key``. UserError if there is none."""
-    found = _catalogue().get(name)
+    found = GIVEN.get(name) or _catalogue().get(name)
     if found is None:
-        contenders = [known for known, policy in _catalogue().items() if not policy.clairvoyant]
+        contenders = [known for known, policy in {**_catalogue(), **GIVEN}.items() if not policy.clairvoyant]
         raise UserError(f"{key}={name}: unknown; {allowing(name, sorted(contenders))}")
+    return found
+
+
+def register(policy: object) -> type[Policy]:
+    """Make a class known by its name, in this process; of one name the last one given counts. UserError for others."""
+    found = check_given(policy)
+    if found.name in (known := _catalogue()) and known[found.name] is not found:
+        raise UserError(f"policy={found.name}: the name of a policy that there is; allowed: a name of its own")
+    GIVEN[found.name] = found
     return found
 
 
@@ -255,7 +265,7 @@ def _ours() -> Iterator[type[Policy]]:
     for info in pkgutil.walk_packages(policies.__path__, "policies."):
         if not info.name.endswith(".__main__"):
             module = import_module(info.name)
-            yield from (c for c in vars(module).values() if _is_policy(c) and c.__module__ == info.name)
+            yield from (c for c in vars(module).values() if is_policy(c) and c.__module__ == info.name)
 
 
 def _others() -> Iterator[type[Policy]]:
@@ -268,17 +278,13 @@ def _others() -> Iterator[type[Policy]]:
             raise UserError(
                 f"{GROUP}: {point.name}={point.value} cannot be loaded ({why}); mend or uninstall {package}"
             ) from error
-        if not _is_policy(policy):
+        if not is_policy(policy):
             raise UserError(f"{GROUP}: {point.name}={point.value}: allowed: a class of policies.api.Policy with a name")
-        if not isinstance(policy.name, str) or not re.fullmatch(r"[A-Za-z]\w*", policy.name, re.ASCII):
+        if not is_name(policy.name):
             raise UserError(
                 f"{GROUP}: {point.name}={point.value}: name={policy.name!r}; allowed: letters, digits and _"
             )
         yield policy
-
-
-def _is_policy(item: object) -> bool:
-    return isinstance(item, type) and issubclass(item, Policy) and "name" in vars(item)
 
 
 def _where(policy: type[Policy]) -> str:

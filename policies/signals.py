@@ -105,6 +105,27 @@ class PastStep:
     hidden: Callable[[], NDArray[np.float16]]
 
 
+@dataclass(frozen=True, slots=True)
+class PastRequest:
+    """A train request as a whole: the signals of all of its rows at once, those of its prompt first.
+
+    Each callable reads a copy, as of :class:`PastStep`, of all ``rows``, so that a fit needs no loop over passes.
+    """
+
+    request: int
+    prompt_rows: int
+    rows: int
+    firsts: NDArray[np.int64]
+    """The first row of each of its passes."""
+    token_ids: Callable[[], NDArray[np.int32]]
+    embedding: Callable[[], NDArray[np.float16]]
+    expert_ids: Callable[[], NDArray[np.integer[Any]]]
+    expert_weights: Callable[[], NDArray[np.float16]]
+    router_probs: Callable[[], NDArray[np.float16]]
+    gate_ahead: Callable[[], NDArray[np.integer[Any]]]
+    hidden: Callable[[], NDArray[np.float16]]
+
+
 class History(Protocol):
     """The train requests of the trace: all that a policy may learn from before it is measured."""
 
@@ -113,6 +134,9 @@ class History(Protocol):
 
     def steps(self) -> Iterator[PastStep]:
         """The forward passes, in order, request by request."""
+
+    def requests(self) -> Iterator[PastRequest]:
+        """The same request by request, each whole; in the same order."""
 
 
 OUTPUTS = ("lossless", "lossy", "modified")

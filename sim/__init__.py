@@ -1,24 +1,67 @@
-"""What would happen. ``sim.load``, ``sim.load_requests`` and ``sim.load_layers`` give finished runs as frames."""
+"""What would happen. What a notebook wants is here by name; the rest of the package is its own affair.
 
-from __future__ import annotations
+``sim.run`` and ``sim.sweep`` run cells and read what was run, ``sim.compare`` says what may be concluded,
+``sim.bounds`` what nobody beats, ``sim.passes`` what is replayed; ``sim.policies()``, ``models()``, ``hardware()``,
+``traces()`` and ``experiments()`` list what there is. ``sim.load``, ``load_requests`` and ``load_layers`` give finished
+runs as frames, ``sim.pictures`` draws them. A mistake is a ``sim.UserError`` of one line.
+"""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim import pictures
+    from sim.api.cells import bounds, passes
+    from sim.api.compared import Compared, compare
+    from sim.api.lists import Listing, experiments, hardware, models, policies, traces
+    from sim.api.runs import Run, Runs, run, sweep
     from sim.results.load import load, load_layers, load_requests, save
+    from traces.kit.errors import UserError
     from traces.version import __version__
 
-__all__ = ["__version__", "load", "load_layers", "load_requests", "save"]
+__all__ = [
+    "Compared",
+    "Listing",
+    "Run",
+    "Runs",
+    "UserError",
+    "__version__",
+    "bounds",
+    "compare",
+    "experiments",
+    "hardware",
+    "load",
+    "load_layers",
+    "load_requests",
+    "models",
+    "passes",
+    "pictures",
+    "policies",
+    "run",
+    "save",
+    "sweep",
+    "traces",
+]
+_WHERE = {
+    "sim.api.cells": ("bounds", "passes"),
+    "sim.api.compared": ("Compared", "compare"),
+    "sim.api.lists": ("Listing", "experiments", "hardware", "models", "policies", "traces"),
+    "sim.api.runs": ("Run", "Runs", "run", "sweep"),
+    "sim.results.load": ("load", "load_layers", "load_requests", "save"),
+    "traces.kit.errors": ("UserError",),
+    "traces.version": ("__version__",),
+}
+"""Imported when they are asked for: a command needs none of them."""
 
 
 def __getattr__(name: str) -> Any:
-    """The tables, imported when they are asked for: a run needs none of them."""
-    if name == "__version__":
-        from traces.version import __version__
+    if name == "pictures":
+        return import_module("sim.pictures")
+    module = next((module for module, names in _WHERE.items() if name in names), None)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)
 
-        return __version__
-    if name in __all__:
-        from sim.results import load as runs
 
-        return getattr(runs, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,5 +1,7 @@
 """What happened: the trace format, its reader and its writer."""
 
+from traces.describe.opened import Opened
+from traces.describe.opened import open_named as open  # noqa: A004 - traces.open(path) is what one looks for
 from traces.format.layout import DECODE, PREFILL, STEP_DTYPE, Request, by_descending_weight
 from traces.format.manifest import Manifest, Model, Prompts, Recorder
 from traces.format.reader import Trace, find_trace, open_trace
@@ -15,6 +17,7 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "Model",
+    "Opened",
     "Prompts",
     "Recorder",
     "Request",
@@ -25,5 +28,6 @@ __all__ = [
     "__version__",
     "by_descending_weight",
     "find_trace",
+    "open",
     "open_trace",
 ]

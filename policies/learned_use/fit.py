@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import History, PastStep
+from policies.api import History, PastRequest
 from policies.learned_use.recent import Context, Reals, Recent, choices
 
 BEYOND = 400
@@ -72,7 +72,7 @@ def learn(
 ) -> Estimate:
     """Fit on the train requests, read in order as one sequence of tokens."""
     most = max(1, min(MOST_ROWS, MOST_ENTRIES // (n_layers * n_experts)))
-    ids, probs = _rows(history.steps(), scores, most)
+    ids, probs = _rows(history.requests(), scores, most)
     n = len(ids)
     chosen = choices(ids, n_experts)
     popular = np.log((chosen.sum(0) + 1) / (n + 2))
@@ -129,13 +129,13 @@ def _logistic(at: Reals) -> Reals:
 
 
 def _rows(
-    steps: Iterable[PastStep], scores: bool, most: int
+    requests: Iterable[PastRequest], scores: bool, most: int
 ) -> tuple[NDArray[np.integer], NDArray[np.floating] | None]:
     ids, probs, left = [], [], most
-    for step in steps:
-        ids.append(step.expert_ids()[:left])
+    for request in requests:
+        ids.append(request.expert_ids()[:left])
         if scores:
-            probs.append(step.router_probs()[:left])
+            probs.append(request.router_probs()[:left])
         left -= len(ids[-1])
         if left <= 0:
             break

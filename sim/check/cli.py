@@ -22,10 +22,21 @@ from sim.check.laws import (
 )
 from sim.check.tiers import assert_above_a_disk
 from sim.check.variants import Variant, named
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, allowing, brief, meant, one_of
 from traces.kit.telling import in_one_line
 from traces.kit.units import counted
 from traces.kit.words import Position
+
+LAWS = ("causality", "rules", "serving", "GPUs", "disk", "minimum", "decided", "hash seeds", "docstring")
+
+
+def _laws_named(value: str) -> tuple[str, ...]:
+    """A mark: names of laws, with commas; capitals and blanks count for nothing."""
+    known = {law.lower().replace(" ", "_"): law for law in LAWS}
+    given = [word.strip().lower().replace(" ", "_") for word in value.split(",")]
+    if strangers := [word for word in given if word not in known]:
+        raise ValueError(f"{one_of(LAWS)}{meant(strangers[0], known)}")
+    return tuple(law for law in LAWS if law.lower().replace(" ", "_") in given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,9 @@ class Options:
 
     {keys}
 
+    While a policy is being written, one law of one variant takes seconds:
+      python -m sim check fmoe only=causality,rules variant=distance=4
+
     To have the layers that it needs, a policy that looks further than one layer
     ahead says so in ahead.
     Exit status: 0 it keeps all, 1 it breaks one, 2 there is no such policy.
@@ -64,21 +78,32 @@ class Options:
         "a policy of this project, of conf/policy, or of an installed package with an entry point in the group"
         " moe_offload.policies",
     ]
+    only: Annotated[tuple[str, ...], _laws_named, "the laws to try, with commas, by their names above; empty: all"] = ()
+    variant: Annotated[str, "one variant: what is changed, as in scope=layer, or default; empty: all"] = ""
 
 
 def main(options: Options) -> int:
     """Check each policy that is named; returns the exit status."""
-    found = {name: _variants(name) for name in options.names}
-    return max(_check(name, taken, refused) for name, (taken, refused) in found.items())
+    found = {name: _variants(name, options.variant) for name in options.names}
+    return max(_check(name, found[name], options) for name in found)
 
 
-def print_digests(name: str) -> None:
-    sys.stdout.write(json.dumps(digests(_variants(name)[0])))
+def print_digests(name: str, variant: str = "") -> None:
+    sys.stdout.write(json.dumps(digests(_variants(name, variant)[0])))
 
 
-def _variants(name: str) -> tuple[list[Variant], list[str]]:
-    """The variants of a policy, or the one of that YAML, and what it refuses. UserError if there is none."""
-    first, *_ = every = named(name)
+def _variants(name: str, wanted: str = "") -> tuple[list[Variant], list[str]]:
+    """The variants of a policy, or the one of that YAML, and what it refuses. UserError if there is none.
+
+    ``wanted``: that one alone.
+    """
+    every = named(name)
+    if wanted:
+        short = {"default" if (own := str(it)) == name else own.removeprefix(f"{name}-"): it for it in every}
+        if (one := short.get(wanted) or {str(it): it for it in every}.get(wanted)) is None:
+            raise UserError(f"variant={brief(wanted)}: {name} has no such variant; {allowing(wanted, short)}")
+        every = [one]
+    first = every[0]
     taken, refused = [], []
     for variant in every:
         try:
@@ -95,12 +120,15 @@ def _variants(name: str) -> tuple[list[Variant], list[str]]:
 Trial = tuple[str, Callable[[], None]]  # where, and what is tried there
 
 
-def _check(name: str, tried: Sequence[Variant], refused: Sequence[str]) -> int:
+def _check(name: str, found: tuple[Sequence[Variant], Sequence[str]], options: Options) -> int:
+    tried, refused = found
     print(f"{name}: {counted(len(tried), 'variant')}")
     if refused:
         print(f"  left out, as it refuses them: {', '.join(refused)}")
     broken = 0
-    for law, trials in _laws(name, tried).items():
+    for law, trials in _laws(name, tried, options.variant).items():
+        if options.only and law not in options.only:
+            continue
         told = "holds, tried 0 times"
         for number, (where, trial) in enumerate(trials, 1):
             told = f"holds, tried {counted(number, 'time')}"
@@ -111,7 +139,7 @@ def _check(name: str, tried: Sequence[Variant], refused: Sequence[str]) -> int:
     return broken
 
 
-def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
+def _laws(name: str, tried: Sequence[Variant], variant: str) -> dict[str, Iterator[Trial]]:
     causal = [variant for variant in tried if not registry.find(variant.name).clairvoyant]
     return {
         "causality": ((f"{v}, seed {seed}: ", partial(_causal, v, seed)) for v in causal for seed in range(4)),
@@ -123,7 +151,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
         "disk": ((f"{v}, seed {seed}: ", partial(assert_above_a_disk, v, seed)) for v in tried for seed in range(3)),
         "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
         "decided": ((f"{v}: ", partial(assert_decided, v)) for v in tried),
-        "hash seeds": iter([("", partial(_same_everywhere, name))]),
+        "hash seeds": iter([("", partial(_same_everywhere, name, variant))]),
         "docstring": iter([("", partial(assert_says_what_it_is, tried[0].name))]),
     }
 
@@ -142,9 +170,9 @@ def _problem(trial: Callable[[], None]) -> str | None:
     return None
 
 
-def _same_everywhere(name: str) -> None:
-    program = "import sys; from sim.check.cli import print_digests; print_digests(sys.argv[1])"
-    command = [sys.executable, "-P", "-c", program, name]
+def _same_everywhere(name: str, variant: str) -> None:
+    program = "import sys; from sim.check.cli import print_digests; print_digests(*sys.argv[1:])"
+    command = [sys.executable, "-P", "-c", program, name, variant]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     outputs = set()
     for seed in ("0", "1"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import PastStep, Predictor, Setup
+from policies.api import PastRequest, PastStep, Predictor, Setup
 from sim.workload.passes import Pass
 
 PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
@@ -216,6 +216,16 @@ class Recorded:
             request += prefill
             span = slice(first, first + rows)
             yield PastStep(request, prefill, rows, *(partial(self._copy, name, span) for name in names))
+
+    def requests(self) -> Iterator[PastRequest]:
+        names = [f.name for f in fields(PastRequest)[4:]]
+        begins = [i for i, (prefill, *_) in enumerate(self.routing.steps) if prefill]
+        for request, (i, after) in enumerate(zip(begins, [*begins[1:], len(self.routing.steps)], strict=True)):
+            own = self.routing.steps[i:after]
+            firsts = np.array([first for _, first, _ in own])
+            span = slice(int(firsts[0]), own[-1][1] + own[-1][2])
+            reads = (partial(self._copy, name, span) for name in names)
+            yield PastRequest(request, own[0][2], span.stop - span.start, firsts - firsts[0], *reads)
 
     def _copy(self, name: str, rows: slice) -> NDArray[Any]:
         return self.routing.signals[name][rows].copy()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from operator import index
 
+import numpy as np
+
 from policies.api import View
 
 
@@ -82,6 +84,8 @@ class State:
         """What a policy is given: questions, and no handle by which to change an answer."""
         slot, pinned, given, done, spec, chunks = self.slot, self.pinned, self.given, self.done, self.spec, self.chunks
 
+        slots = np.frombuffer(memoryview(slot).toreadonly(), np.bool_)
+
         def evictable(expert: int) -> bool:
             return slot[expert] == 1 and not pinned[expert] and given[expert] == done[expert]
 
@@ -95,6 +99,8 @@ class State:
             evictable=evictable,
             loading=loading,
             free_bytes=lambda: self.capacity - self.used,
+            residents=lambda: np.flatnonzero(slots).tolist(),
+            slots=lambda: slots,
         )
 
     @property

@@ -1,20 +1,17 @@
 """What a result depends on, the address on disk that it has because of it, and where each of its figures is from."""
 
-import ast
 import hashlib
 import json
-import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.util import resolve_name
-from pathlib import Path
 from typing import Any
 
 from policies import registry
 from policies.api import Policy, Predictor
 from sim.experiment import served
 from sim.experiment.cell import Cell
+from sim.experiment.code import code_digest as code_digest
+from sim.experiment.code import code_of as code_of
 from sim.prices import figures, own_title
 from sim.prices.chosen import changed, charging
 from sim.prices.hardware import policy_time
@@ -26,12 +23,6 @@ from traces.kit.errors import one_of
 RUN_KEYS = ("chunks", "warmup", "limit", "measure", "seed", "bounds", "log", "timeline")
 OF_THE_POLICY = ("policy", "predictors", "log", "timeline")
 """What bounds and reference rows, which all policies share, do not depend on."""
-CODE = ("traces/format", "sim/core", "sim/machine", "sim/prices", "sim/workload", "policies/bounds")
-"""Folders of which every file counts for the digest of the code."""
-RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.machine", "policies")
-"""And all that a run imports of these rooms, the bounds and reference rows among it."""
-ASIDE = ("sim", "sim.experiment.compose", "sim.results.wording")
-"""But for what turns words into a configuration, which a result has by value, and what only talks to people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,73 +219,3 @@ def _compute(cell: Cell) -> str:
     if tables:
         return f"measured tables ({one_of(tables)}), roofline for the rest"
     return "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)"
-
-
-@cache
-def code_digest(policy: str | None = None) -> str:
-    """Hash of the code that a result depends on; None: of what all policies share, bounds and reference rows.
-
-    A policy's own code is the modules of its class and base classes, and all that they import of ``policies`` and of
-    the top-level packages that they are from, be these somebody else's.
-    """
-    digest = hashlib.sha256()
-    for content in sorted(path.read_bytes() for path in code_of(policy)):
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()[:16]
-
-
-def code_of(policy: str | None = None) -> set[Path]:
-    """The files behind :func:`code_digest`."""
-    root = Path(__file__).resolve().parents[2]
-    files = {path for folder in CODE for path in (root / folder).rglob("*.py")}
-    bounds = [f"policies.bounds.{path.stem}" for path in (root / "policies/bounds").glob("*.py")]
-    files |= _imported([RUN, *bounds], OF_A_RUN)
-    if policy is not None:
-        own = {base.__module__ for base in registry.find(policy).__mro__}
-        own = {name for name in own if name.partition(".")[0] not in sys.stdlib_module_names}
-        files |= _imported(own, {"policies", *(name.partition(".")[0] for name in own)})
-    return files
-
-
-def _imported(modules: Iterable[str], within: Collection[str]) -> set[Path]:
-    """The files of modules, and of all that they import within some packages, at whatever place in them."""
-    found: dict[str, Path] = {}
-    new = list(modules)
-    while new:
-        name = new.pop()
-        path = None if name in found or name in ASIDE else _file(name)
-        if path is None:
-            continue
-        found[name] = path
-        for other in _imports(name, path):
-            new += [other] if any(f"{other}.".startswith(f"{package}.") for package in within) else []
-    return set(found.values())
-
-
-@cache
-def _imports(module: str, path: Path) -> frozenset[str]:
-    """What may be modules among the names that a module imports, with the packages around them."""
-    if path.suffix != ".py":  # compiled
-        return frozenset()
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names = [f"{module}."]
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names += [f"{alias.name}." for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            names += [f"{base}.{alias.name}." for alias in node.names]
-    return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")
-
-
-def _file(module: str) -> Path | None:
-    """Where a module lies; None for what is none. Nothing is imported for it."""
-    if (known := getattr(sys.modules.get(module), "__file__", None)) is not None:
-        return Path(known)
-    top, _, rest = module.partition(".")
-    place = rest.replace(".", "/")
-    for folder in getattr(sys.modules.get(top), "__path__", ()) if rest else ():
-        for path in (Path(folder, f"{place}.py"), Path(folder, place, "__init__.py")):
-            if path.is_file():
-                return path
-    return None

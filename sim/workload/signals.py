@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import PastStep, Signal, Signals
+from policies.api import PastRequest, PastStep, Signal, Signals
 from sim.workload.passes import ClosedLoop
 from traces import PREFILL, Trace
 from traces.kit.errors import UserError, one_of
@@ -143,6 +143,15 @@ class TrainRequests:
                 first, rows = int(step["first_row"]), int(step["rows"])
                 readers = {name: self._reader(name, first, rows) for name in ("expert_ids", *Signal)}
                 yield PastStep(request, bool(step["phase"] == PREFILL), rows, **readers)
+
+    def requests(self) -> Iterator[PastRequest]:
+        """The same request by request; their arrays are read when asked for."""
+        for request in self._requests:
+            steps, span = self._trace.steps[self._trace.steps_of(request)], self._trace.rows_of(request)
+            first, rows = span.start, span.stop - span.start
+            readers = {name: self._reader(name, first, rows) for name in ("expert_ids", *Signal)}
+            prompt = int(steps["rows"][steps["phase"] == PREFILL].sum())
+            yield PastRequest(request, prompt, rows, steps["first_row"].astype(np.int64) - first, **readers)
 
     def _reader(self, name: str, first: int, rows: int) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:

@@ -7,7 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from policies.api import Actions, LayerEvent, PastStep, Policy, Step
+from policies.api import Actions, LayerEvent, PastRequest, PastStep, Policy, Step
 from sim.check.synthetic import FakeSignals
 
 AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
@@ -17,6 +17,12 @@ def past_step(request: int, prefill: bool, **signals: Any) -> PastStep:
     """A train step that has these signals alone."""
     read = [partial(signals.__getitem__, item.name) for item in fields(PastStep)[3:]]
     return PastStep(request, prefill, len(signals["expert_ids"]), *read)
+
+
+def past_request(request: int, prompt_rows: int, firsts: Any, **signals: Any) -> PastRequest:
+    """A whole train request that has these signals alone."""
+    read = [partial(signals.__getitem__, item.name) for item in fields(PastRequest)[4:]]
+    return PastRequest(request, prompt_rows, len(signals["expert_ids"]), firsts, *read)
 
 
 class Desk(Generic[AnyPolicy]):

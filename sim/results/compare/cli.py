@@ -105,6 +105,7 @@ def document(found: Comparison) -> dict[Hashable, Any]:
         "pairs": _records(found.pairs),
         "overall": _records(found.overall),
         "references": _records(found.references),
+        "settings": dict(found.settings),
         "target": None if found.target is None else found.target.text,
         "targets": None if found.targets is None else _records(found.targets),
         "conclusions": conclude(found),

@@ -6,8 +6,8 @@ Requests are the units, in the order in which they were recorded; seeds are aver
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from policies.api import OUTPUTS
 from sim.results.classes import LOSSY, by_class, outputs
 from sim.results.columns import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.results.compare import stats
-from sim.results.compare.selection import check_alike, select
+from sim.results.compare.selection import among, check_alike, select
+from sim.results.compare.settings import settings_of
 from sim.results.compare.target import Target
 from sim.results.load import load, load_requests
 from traces.kit.errors import UserError, allowing, one_of
@@ -56,6 +57,8 @@ class Comparison:
     target: Target | None
     missing: tuple[str, ...]
     """What could not be compared, and why."""
+    settings: Mapping[str, int] = field(default_factory=dict)
+    """Of each policy compared, by name, the settings in which the folder has it on these requests."""
 
 
 def compare(
@@ -66,8 +69,11 @@ def compare(
     target: str | None = None,
     level: float = stats.LEVEL,
     selection: Sequence[str] = (),
+    only: Collection[str] | None = None,
 ) -> Comparison:
     """Compare the runs below a folder; ``selection`` are words like ``trace=d419`` or ``policy=lru,fmoe``.
+
+    ``only``: the runs in these folders alone.
 
     UserError where runs of different traces, models or machines are mixed (:class:`MixedRunsError`, which has the
     words that choose), and for a word that cannot be meant.
@@ -78,15 +84,15 @@ def compare(
         raise UserError(f"level={level}: a confidence level from 0.5 to below 1, such as 0.95")
     goal = None if target is None else Target.parse(target)
     damaged = list[str]()
-    runs = select(load(path, damaged), selection)
+    every = load(path, damaged)
+    runs = select(every if only is None else among(every, only), selection)
     runs, unranked = ranked(runs)
     check_alike(runs)
     requests = load_requests(path, runs, damaged)
     runs = runs[runs["folder"].isin(requests["folder"])].reset_index(drop=True)
     found = compare_runs(runs, requests, metric=metric, baseline=baseline, target=goal, level=level)
-    return replace(
-        found, missing=(*found.missing, *unranked, *(f"Left out, as it is damaged: {line}." for line in damaged))
-    )
+    missing = (*found.missing, *unranked, *(f"Left out, as it is damaged: {line}." for line in damaged))
+    return replace(found, missing=missing, settings=settings_of(every, runs))
 
 
 def ranked(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

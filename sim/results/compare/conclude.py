@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sim.results.classes import LOSSLESS, LOSSY, MODIFIED, by_class, outputs
 from sim.results.columns import LATENCY_NAMES
 from sim.results.compare import stats
+from sim.results.compare.settings import tried
 from sim.results.compare.target import answer
 from sim.results.compare.words import budgets, interval, listed, percent, signed, sizes
 from sim.results.serving.lines import setting_of
@@ -27,7 +28,11 @@ def conclude(found: Comparison) -> list[str]:
 
 def limits(found: Comparison) -> list[str]:
     """Sentences on what may not be concluded."""
-    return [*_power(found), _scope(found), *_apart(found), *found.missing]
+    return [*_power(found), *_tried(found), _scope(found), *_apart(found), *found.missing]
+
+
+def _tried(found: Comparison) -> list[str]:
+    return tried(found.settings, str(found.runs["measure"].iloc[0]), int(found.cells["requests"].max()))
 
 
 def _can_be_found(frame: pd.DataFrame, level: float) -> bool:

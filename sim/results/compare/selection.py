@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from traces.kit.errors import UserError, meant, one_of
@@ -54,6 +54,13 @@ def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
             raise UserError(f"{word}: no run has it; there are: {_values(runs, key)}")
         runs = runs[chosen]
     return runs.reset_index(drop=True)
+
+
+def among(runs: pd.DataFrame, folders: Collection[str]) -> pd.DataFrame:
+    """The rows of runs that lie in one of ``folders``, or are there as well."""
+    wanted = set(folders)
+    places = [{folder, *json.loads(also)} for folder, also in zip(runs["folder"], runs["also_in"], strict=True)]
+    return runs[[not wanted.isdisjoint(own) for own in places]].reset_index(drop=True)
 
 
 def check_alike(runs: pd.DataFrame) -> None:

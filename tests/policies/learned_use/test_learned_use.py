@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from policies import registry
-from policies.api import PastStep
+from policies.api import PastRequest, PastStep
 from policies.learned_use.fit import BEYOND, _distances, learn, regress
 from policies.learned_use.policy import LearnedUse
 from policies.learned_use.recent import Context, Recent, choices
 from sim.check.synthetic import draw, setup_of
 from sim.experiment.run import run
-from tests.policies.desk import past_step
+from tests.policies.desk import past_request
 from traces.kit.errors import UserError
 
 L, E, K = 3, 8, 2
@@ -29,8 +29,11 @@ class Past:
         raise AssertionError("not asked for")
 
     def steps(self) -> Iterator[PastStep]:
-        for i in range(len(self.ids)):
-            yield past_step(0, False, expert_ids=self.ids[i : i + 1])
+        raise AssertionError("not asked for")
+
+    def requests(self) -> Iterator[PastRequest]:
+        for part in np.array_split(self.ids, 3):
+            yield past_request(0, 0, np.arange(len(part)), expert_ids=part)
 
 
 def rows(n: int, seed: int = 0) -> Any:

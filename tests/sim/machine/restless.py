@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from random import Random
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,8 @@ class Told(Policy):
         experts = range(len(self.setup.expert_bytes) * self.setup.n_experts)
         seen = [(view.resident(x), view.chunks_done(x), view.evictable(x), view.loading(x)) for x in experts]
         assert [view.complete(x) for x in experts] == [done == self.setup.chunks for _, done, _, _ in seen]
+        there = [x for x, (resident, *_) in enumerate(seen) if resident]
+        assert view.residents() == there == np.flatnonzero(view.slots()).tolist()
         self.told.append((what, facts, view.free_bytes(), seen))
 
     def on_step(self, step: Step) -> None:

@@ -66,7 +66,7 @@ class TextbookDisk(Textbook):
             setup.n_layers, setup.n_experts, setup.top_k, setup.expert_bytes, 1, tier.capacity, costs, setup.seed
         )
         self.keeper = registry.build(tier.policy, alone, {})
-        view = View(self.memory.__contains__, _not_asked, _not_asked, self.may_leave, _not_asked, _not_asked)
+        view = View(self.memory.__contains__, _not_asked, _not_asked, self.may_leave, *[_not_asked] * 4)
         self.keeper.attach(view, Actions(_not_asked, _not_asked, _not_asked, _not_asked, _not_asked))
         for index in range(setup.n_experts):
             for layer in range(setup.n_layers):

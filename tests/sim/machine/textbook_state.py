@@ -6,6 +6,9 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policies.api import LayerEvent, Policy, Schedule, Setup, View
 from sim.core.accounts import Accounts
 
@@ -192,10 +195,26 @@ class Loads:
     # What the policy sees
 
     def view(self) -> View:
-        return View(self.resident, self.complete, self.chunks_done, self.evictable, self.loading, self.free_bytes)
+        return View(
+            self.resident,
+            self.complete,
+            self.chunks_done,
+            self.evictable,
+            self.loading,
+            self.free_bytes,
+            self.residents,
+            self.slots,
+        )
 
     def resident(self, expert: int) -> bool:
         return expert in self.loads and self.loads[expert].slot
+
+    def residents(self) -> list[int]:
+        return sorted(x for x, load in self.loads.items() if load.slot)
+
+    def slots(self) -> NDArray[np.bool_]:
+        n = len(self.setup.expert_bytes) * self.setup.n_experts
+        return np.array([self.resident(x) for x in range(n)])
 
     def complete(self, expert: int) -> bool:
         return expert in self.loads and self.loads[expert].complete

@@ -56,6 +56,27 @@ def history(trace: Trace, declared: Sequence[str] = SIGNALS) -> TrainRequests:
     return TrainRequests(trace, TRAIN, {Signal(name) for name in declared})
 
 
+def test_a_whole_request_is_its_steps_in_a_row(trace: Trace) -> None:
+    past, steps = history(trace), list(history(trace).steps())
+    requests = list(past.requests())
+    assert [(it.request, it.prompt_rows, it.rows) for it in requests] == [(0, 3, 5), (2, 1, 3)]
+    assert [it.firsts.tolist() for it in requests] == [[0, 2, 3, 4], [0, 1, 2]]
+    for whole in requests:
+        own = [step for step in steps if step.request == whole.request]
+        for name in READERS:
+            apart = np.concatenate([getattr(step, name)() for step in own])
+            np.testing.assert_array_equal(getattr(whole, name)(), apart)
+    requests[0].expert_ids()[:] = 0  # of a copy
+    assert requests[0].expert_ids().any()
+
+
+def test_a_whole_request_has_what_was_declared(trace: Trace) -> None:
+    first = next(history(trace, []).requests())
+    assert len(first.expert_ids()) == 5
+    with pytest.raises(RuntimeError, match="reads hidden and does not declare it"):
+        first.hidden()
+
+
 def test_the_steps_come_in_order_request_by_request(trace: Trace) -> None:
     steps = list(history(trace).steps())
     assert [(s.request, s.prefill, s.rows) for s in steps] == [

@@ -1,0 +1,93 @@
+"""The code that a result depends on, and a hash of it."""
+
+import ast
+import hashlib
+import sys
+from collections.abc import Collection, Iterable
+from functools import cache
+from importlib.util import resolve_name
+from pathlib import Path
+
+from policies import registry
+from sim.experiment.written import MAIN, is_written, written
+
+CODE = ("traces/format", "sim/core", "sim/machine", "sim/prices", "sim/workload", "policies/bounds")
+"""Folders of which every file counts for the digest of the code."""
+RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.machine", "policies")
+"""And all that a run imports of these rooms, the bounds and reference rows among it."""
+ASIDE = ("sim", "sim.experiment.compose", "sim.results.wording")
+"""But for what turns words into a configuration, which a result has by value, and what only talks to people."""
+
+
+@cache
+def code_digest(policy: str | None = None) -> str:
+    """Hash of the code that a result depends on; None: of what all policies share, bounds and reference rows.
+
+    A policy's own code is the modules of its class and base classes, and all that they import of ``policies`` and of
+    the top-level packages that they are from, be these somebody else's. Of a class of a notebook or a script it is what
+    :mod:`sim.experiment.written` finds.
+    """
+    digest = hashlib.sha256()
+    contents = [path.read_bytes() for path in code_of(policy)]
+    if policy is not None and is_written(registry.find(policy)):
+        contents.append(written(registry.find(policy)))
+    for content in sorted(contents):
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()[:16]
+
+
+def code_of(policy: str | None = None) -> set[Path]:
+    """The files behind :func:`code_digest`."""
+    root = Path(__file__).resolve().parents[2]
+    files = {path for folder in CODE for path in (root / folder).rglob("*.py")}
+    bounds = [f"policies.bounds.{path.stem}" for path in (root / "policies/bounds").glob("*.py")]
+    files |= _imported([RUN, *bounds], OF_A_RUN)
+    if policy is not None:
+        own = {base.__module__ for base in registry.find(policy).__mro__}
+        own = {name for name in own if name != MAIN and name.partition(".")[0] not in sys.stdlib_module_names}
+        files |= _imported(own, {"policies", *(name.partition(".")[0] for name in own)})
+    return files
+
+
+def _imported(modules: Iterable[str], within: Collection[str]) -> set[Path]:
+    """The files of modules, and of all that they import within some packages, at whatever place in them."""
+    found: dict[str, Path] = {}
+    new = list(modules)
+    while new:
+        name = new.pop()
+        path = None if name in found or name in ASIDE else _file(name)
+        if path is None:
+            continue
+        found[name] = path
+        for other in _imports(name, path):
+            new += [other] if any(f"{other}.".startswith(f"{package}.") for package in within) else []
+    return set(found.values())
+
+
+@cache
+def _imports(module: str, path: Path) -> frozenset[str]:
+    """What may be modules among the names that a module imports, with the packages around them."""
+    if path.suffix != ".py":  # compiled
+        return frozenset()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = [f"{module}."]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [f"{alias.name}." for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{base}.{alias.name}." for alias in node.names]
+    return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")
+
+
+def _file(module: str) -> Path | None:
+    """Where a module lies; None for what is none. Nothing is imported for it."""
+    if (known := getattr(sys.modules.get(module), "__file__", None)) is not None:
+        return Path(known)
+    top, _, rest = module.partition(".")
+    place = rest.replace(".", "/")
+    for folder in getattr(sys.modules.get(top), "__path__", ()) if rest else ():
+        for path in (Path(folder, f"{place}.py"), Path(folder, place, "__init__.py")):
+            if path.is_file():
+                return path
+    return None

@@ -127,6 +127,8 @@ class Policy(Needs, ABC):
     title: ClassVar[str] = ""
     """What its paper or the field calls it, for pictures; "": its name. It is typed by its name."""
     clairvoyant: ClassVar[bool] = False
+    of_mixed: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that say what it makes of a mixed pass (:class:`Step`), and change nothing where there is none."""
 
     view: View
     actions: Actions

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from policies.api import LayerEvent, Routing, Setup, Signal, Step
 from policies.parts.lanes import alone_ns
+from policies.parts.mixed import Mixed, as_prefill
 from policies.parts.ranges import at_least, between
 from policies.static import Static
 
@@ -21,16 +22,18 @@ class Daop(Static):
     DAOP (arXiv 2501.10375, DATE'25), and its code. At first the most popular of the train requests are there. At each
     gate of a prompt up to ``swaps`` pairs of its layer change places, the hottest on the host against the coldest on
     the GPU, by tokens, where the one has more than ``swap_in_out`` times as many; what is on neither side of a swap is
-    fetched and let go, or computed by the host, whichever is done first (a tie: fetched). In decoding the host
-    computes what is not on the GPU. From layer ``first_predicted`` on (null: 5, or the middle of fewer than 10) the
-    gate of a layer is applied to the hidden state of the layer before, and this prediction is the routing: the host
-    begins its experts at once, from that state. Of a token that wants the host's alone, all but the first are replaced
-    by the GPU's best by the gate's scores. Ties: lower expert number. O(rows x K + E) per event, O(E log E) per gate of
-    a prompt. Lossy; needs gate_ahead, router_probs and expert_weights, and train requests.
+    fetched and let go, or computed by the host, whichever is done first (a tie: fetched). In decoding the host computes
+    what is not on the GPU. From layer ``first_predicted`` on (null: 5, or the middle of fewer than 10) the gate of a
+    layer is applied to the hidden state of the layer before, and this prediction is the routing: the host begins its
+    experts at once, from that state. Of a token that wants the host's alone, all but the first are replaced by the
+    GPU's best by the gate's scores. ``mixed``: as which of the two a pass counts that has both. Ties: lower expert
+    number. O(rows x K + E) per event, O(E log E) per gate of a prompt. Lossy; needs gate_ahead, router_probs and
+    expert_weights, and train requests.
     """
 
     name = "daop"
     title = "DAOP"
+    of_mixed = frozenset({"mixed"})
     lossless = False
     signals = frozenset({Signal.GATE_AHEAD, Signal.ROUTER_PROBS, Signal.WEIGHTS})
     ahead = 1
@@ -46,6 +49,7 @@ class Daop(Static):
         start: Literal["train", "index"] = "train",
         staging: int = 1,
         preload: bool = True,
+        mixed: Mixed = "prefill",
     ) -> None:
         super().__init__(setup, staging=staging, preload=preload)
         self.swap_in_out = between("swap_in_out", swap_in_out, 1, MOST_RATIO, "times the tokens")
@@ -54,7 +58,7 @@ class Daop(Static):
         if first_predicted is None:
             first_predicted = min(FIRST_PREDICTED, max(1, setup.n_layers // 2))
         self.first_predicted = between("first_predicted", first_predicted, 1, last, "layers, or null")
-        self.start = start
+        self.start, self.mixed = start, mixed
         if start == "index" and setup.budget >= self.staging_bytes:
             self.kept = dict.fromkeys(self.chosen([0] * (setup.n_layers * setup.n_experts)))
         self.fetch_ns = [alone_ns(setup, layer) + setup.costs.launch_ns for layer in range(setup.n_layers)]
@@ -114,7 +118,7 @@ class Daop(Static):
 
     def place(self, event: LayerEvent) -> Sequence[int]:
         complete, demand = self.view.complete, event.demand
-        if not event.prefill:
+        if not as_prefill(event, self.mixed):
             return [x for x in demand if x in self.early or not complete(x)]
         costs, host, layer = self.setup.costs, self.setup.host, event.layer
         assert host is not None  # else it was not built
@@ -126,7 +130,7 @@ class Daop(Static):
     def precompute(self, event: LayerEvent) -> Mapping[int, int]:
         setup, layer = self.setup, event.layer + 1
         self.said_of, self.early = -1, {}
-        if event.prefill or not self.first_predicted <= layer < setup.n_layers:
+        if as_prefill(event, self.mixed) or not self.first_predicted <= layer < setup.n_layers:
             return self.early
         first, self.said_of, self.said = layer * setup.n_experts, layer, []
         there = self.there = np.array([self.view.complete(x) for x in setup.experts_of(layer)])

@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.api import LayerEvent, Policy, Schedule, Setup, Signal, Step
 from policies.parts.lanes import copied
+from policies.parts.mixed import Mixed, as_prefill
 from policies.parts.pools import Reals, Scores
 from policies.parts.ranges import at_least, between
 
@@ -61,12 +62,14 @@ class HybriMoE(Policy):
     cache, an even one, for those of the lowest S. At each gate S = ``alpha`` TopP(scores) + (1 - ``alpha``) S, where
     TopP keeps a token's 2K largest scores (and equals of the last; the mean over tokens); then the ``prefetch_size``
     experts of the next layer with the largest S are loaded. Prefill is the GPU's alone: at a gate all of the next layer
-    is queued, to pass through a buffer of one layer, or to stay while its layer's share has room. Ties: line, first in
-    the event; S, lower number. O(rows E + K log K) per event, O(E) per victim. Lossless; needs router_probs.
+    is queued, to pass through a buffer of one layer, or to stay while its layer's share has room. ``mixed``: as which
+    of the two a pass counts that has both. Ties: line, first in the event; S, lower number. O(rows E + K log K) per
+    event, O(E) per victim. Lossless; needs router_probs.
     """
 
     name = "hybrimoe"
     title = "HybriMoE"
+    of_mixed = frozenset({"mixed"})
     signals = frozenset({Signal.ROUTER_PROBS})
 
     def __init__(
@@ -76,9 +79,10 @@ class HybriMoE(Policy):
         prices: Literal["machine", "code"] = "machine",
         prefetch_size: int = 0,
         alpha: float = 0.5,
+        mixed: Mixed = "prefill",
     ) -> None:
         super().__init__(setup)
-        self.prices = prices
+        self.prices, self.mixed = prices, mixed
         self.prefetch_size = at_least(0, "prefetch_size", prefetch_size, "experts of the next layer")
         self.alpha = between("alpha", alpha, 0, 1, "weight of the newest scores")
         self.worth: Reals = np.zeros(setup.n_layers * setup.n_experts)  # S
@@ -104,10 +108,10 @@ class HybriMoE(Policy):
 
     def on_step(self, step: Step) -> None:
         self._forget()
-        self.prefill = step.prefill
+        self.prefill = as_prefill(step, self.mixed)
 
     def place(self, event: LayerEvent) -> Sequence[int]:
-        if event.prefill:
+        if self.prefill:
             return ()
         complete, tokens = self.view.complete, dict(zip(event.demand, event.tokens, strict=True))
         line = sorted(tokens, key=lambda x: (not complete(x), -tokens[x]))
@@ -127,7 +131,7 @@ class HybriMoE(Policy):
         later = event.layer + 1
         if later == self.setup.n_layers:
             return
-        if event.prefill:
+        if self.prefill:
             self.coming.update(dict.fromkeys(x for x in event.demand if not self.view.resident(x)))
             self.waiting.extend(self.setup.experts_of(later))
             self._stream()
@@ -135,7 +139,7 @@ class HybriMoE(Policy):
             self._prefetch(later)
 
     def schedule(self, event: LayerEvent) -> Schedule | None:
-        return None if event.prefill else Schedule(compute=self.on_gpu)
+        return None if self.prefill else Schedule(compute=self.on_gpu)
 
     def on_slot(self, expert: int) -> None:
         layer = self.setup.layer_of(expert)

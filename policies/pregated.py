@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from policies.api import LayerEvent, Schedule, Setup
+from policies.parts.mixed import Mixed, as_prefill
 from policies.parts.pools import Order, Pooled, Queue, Rank, Ranking, Stack
 from policies.parts.ranges import between
 
@@ -19,20 +20,23 @@ class Pregated(Pooled[Order]):
     Pre-gated MoE (arXiv 2308.12066, and its code): the model is fine-tuned so that the gate of layer l chooses for
     layer l + 1; on what an unmodified model chose this is an oracle of exactly one layer. One layer is in flight at
     most, copied by index; nothing of a layer computes before all of it is there; a half is given up at the next gate.
-    The first layer of a pass, and prefill, are on demand. ``cache_share`` of all experts are kept beside the buffers;
-    of these the ``cache`` drops the least recent, the least frequent (counts forgotten on eviction; ties: least recent)
-    or the last come. O(n log n) for the n experts of an event, O(n + log residents) per victim. Of a modified model;
-    needs no recorded signal.
+    The first layer of a pass, and prefill, are on demand (``mixed``: whether a pass of both counts as prefill or
+    decode). ``cache_share`` of all experts are kept beside the buffers; of these the ``cache`` drops the least recent,
+    the least frequent (counts forgotten on eviction; ties: least recent) or the last come. O(n log n) for the n experts
+    of an event, O(n + log residents) per victim. Of a modified model; needs no recorded signal.
     """
 
     name = "pregated"
     title = "Pre-gated MoE"
+    of_mixed = frozenset({"mixed"})
     modified = True
 
-    def __init__(self, setup: Setup, *, cache_share: float = 0.0, cache: Cache = "lfu") -> None:
+    def __init__(
+        self, setup: Setup, *, cache_share: float = 0.0, cache: Cache = "lfu", mixed: Mixed = "prefill"
+    ) -> None:
         share = between("cache_share", cache_share, 0, MOST, "a share of all experts")
         self.cache_bytes = int(share * setup.n_experts * sum(setup.expert_bytes))
-        self.cache = cache
+        self.cache, self.mixed = cache, mixed
         orders: dict[str, Callable[[range], Order]] = {"lru": Queue, "lfu": lambda _: Ranking(self.rank), "lifo": Stack}
         super().__init__(setup, "global", orders[cache])
         self.count = [0] * (setup.n_layers * setup.n_experts)
@@ -97,7 +101,7 @@ class Pregated(Pooled[Order]):
     def _next(self, event: LayerEvent) -> list[int]:
         """What the next layer will demand, by index; nothing in prefill, nor after the last layer."""
         layer = event.layer + 1
-        if event.prefill or layer == self.setup.n_layers:
+        if as_prefill(event, self.mixed) or layer == self.setup.n_layers:
             return []
         n, ids = self.setup.n_experts, event.signals.pregate()
         return [layer * n + x for x in np.unique(ids[ids < n]).tolist()]

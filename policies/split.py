@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from policies.api import LayerEvent, Routing, Setup, Step
 from policies.parts.layers import Layers
+from policies.parts.mixed import Mixed, as_prefill
 from policies.parts.ranges import between
 from traces.kit.errors import UserError
 
@@ -38,12 +39,14 @@ class Split(Layers):
     it where it has measured no pair. ``offload``: phi = 1; ``cpu``: 0, so that decode admits nothing; ``auto``:
     ``hybrid`` where in every layer the host alone reads more than twice what the link does, else, or where the host has
     no price, ``offload``. One LRU over all layers. ``prefill=layers``: a prompt streams whole layers through two
-    buffers that are taken from the cache, of whose order it changes nothing else. O(m log m) per event, O(pinned) per
+    buffers that are taken from the cache, of whose order it changes nothing else. ``mixed``: whether a pass of prompts
+    and output counts as the one or the other. O(m log m) per event, O(pinned) per
     victim; O(E) per layer of a prompt. Lossless; needs no signals.
     """
 
     name = "split"
     title = "FreeToken"
+    of_mixed = frozenset({"mixed"})
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Split(Layers):
         phi: float | None = None,
         rates: Rates = "together",
         prefill: Prefill = "layers",
+        mixed: Mixed = "prefill",
     ) -> None:
         super().__init__(setup)
         self.backend = backend if backend != "auto" else self._recommended()
@@ -64,7 +68,7 @@ class Split(Layers):
             if self.backend != "hybrid":
                 why = "is offload on this machine" if backend == "auto" else "fetches all or none"
                 raise UserError(f"policy.phi={phi}: allowed: null with policy.backend={backend}, which {why}")
-        self.rates, self.prefill = rates, prefill
+        self.rates, self.prefill, self.mixed = rates, prefill, mixed
         self.phi = [self._share(layer, phi) for layer in range(setup.n_layers)]
         self.active = [-1] * (setup.n_layers * setup.n_experts)  # the last event that demanded it
         self.events = 0
@@ -85,7 +89,7 @@ class Split(Layers):
         return {"backend": self.backend, "phi": shares if len(set(shares)) > 1 else shares[0]}
 
     def on_step(self, step: Step) -> None:
-        self.streaming = step.prefill and self.prefill == "layers"
+        self.streaming = as_prefill(step, self.mixed) and self.prefill == "layers"
         self.reach(-1)
         self.release(self.streamed)
         if self.streaming:
@@ -96,7 +100,7 @@ class Split(Layers):
 
     def place(self, event: LayerEvent) -> Sequence[int]:
         left: list[int] = []
-        if not event.prefill or self.prefill == "split":
+        if not as_prefill(event, self.mixed) or self.prefill == "split":
             resident, active = self.view.resident, self.active
             misses = [x for x in event.demand if not self.view.complete(x)]
             on_their_way = sum(map(resident, misses))

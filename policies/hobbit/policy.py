@@ -1,7 +1,7 @@
 """HOBBIT: mixed precision by token, prefetching by layer, a cache by sequence."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from policies.parts.pools import Reals, Scores
 from policies.parts.ranges import between
 
 EQUAL = "0.25/0.25/0.25/0.25"
+Anew = Literal["each", "alone"]
 
 
 class Cached(Policy):
@@ -21,10 +22,11 @@ class Cached(Policy):
 
     signals = frozenset({Signal.GATE_AHEAD})
     ahead = "depth"
+    of_mixed = frozenset({"anew"})
     unlearned = f"policy.weights={EQUAL}"
     without: ClassVar[Mapping[Signal, str]] = {Signal.GATE_AHEAD: "policy.depth=0"}
 
-    def __init__(self, setup: Setup, depth: int, weights: str) -> None:
+    def __init__(self, setup: Setup, depth: int, weights: str, anew: Anew) -> None:
         super().__init__(setup)
         self.depth = between("depth", depth, 0, max(1, setup.n_layers - 1), "layers ahead; 0: none")
         self.weights = read_weights(weights)
@@ -33,6 +35,7 @@ class Cached(Policy):
         versions = max(1, len(setup.versions))
         spans = [range(v * setup.n_all, (v + 1) * setup.n_all) for v in range(versions)]
         self.pools = [Scores(span, self._worth) for span in spans]
+        self.anew = anew
         self.seen: set[int] = set()  # requests
         self.rows, self.layer = 1, 0
         self.shielded: dict[int, frozenset[int]] = {}  # what is predicted, by layer
@@ -67,7 +70,8 @@ class Cached(Policy):
         self._forget(self.setup.n_layers)
         self.records.tokens += self.rows if self.seen else 0
         if not self.seen.issuperset(step.requests):  # one that was preempted is no new one
-            self.records.begin()
+            if self.anew == "each" or self.seen.isdisjoint(step.requests):
+                self.records.begin()
             self.seen.update(step.requests)
         self.rows = step.rows
 
@@ -150,15 +154,16 @@ class HobbitLossless(Cached):
     arXiv 2411.01433, sections 3.3 and 3.4, "Float16" in its figure 17; see policies/hobbit/README.md. Of the experts
     that are there the one of the least w_lru R/T + w_lfu F/T + w_lhu H/T + w_fld (1 - d/L) goes, H being F here; ties:
     the lower number. What the next ``depth`` gates name is shielded, and loaded up to the first layer of which
-    something is missing. O(rows x K + L E) per event, O(L E) per victim. Lossless; needs gate_ahead, and train requests
-    unless ``weights`` are given.
+    something is missing. ``anew``: its records begin again with each request, or with one that is alone in its first
+    pass. O(rows x K + L E) per event, O(L E) per victim. Lossless; needs gate_ahead, and train requests unless
+    ``weights`` are given.
     """
 
     name = "hobbit_lossless"
     title = "HOBBIT, one precision"
 
-    def __init__(self, setup: Setup, *, depth: int = 1, weights: str = "tuned") -> None:
-        super().__init__(setup, depth, weights)
+    def __init__(self, setup: Setup, *, depth: int = 1, weights: str = "tuned", anew: Anew = "each") -> None:
+        super().__init__(setup, depth, weights, anew)
 
 
 class Hobbit(Cached):
@@ -170,8 +175,9 @@ class Hobbit(Cached):
     expert of the least w_lru R/T + w_lfu F/T + w_lhu H/T + w_fld (1 - d/L) goes: its last use, uses, uses in high
     precision by the T tokens of the sequence, and d how many layers ahead it is; ties: the lower number. ``weights``
     are tuned on the first passes of the train requests, by the bytes that are missed. What the next ``depth`` gates
-    name is shielded, and loaded up to the first layer of which something is missing. O(rows x K + L E) per event,
-    O(L E) per victim. Lossy; needs expert_weights, gate_ahead unless ``depth`` is 0, and train requests.
+    name is shielded, and loaded up to the first layer of which something is missing. ``anew``: its records begin again
+    with each request, or with one that is alone in its first pass. O(rows x K + L E) per event, O(L E) per victim.
+    Lossy; needs expert_weights, gate_ahead unless ``depth`` is 0, and train requests.
     """
 
     name = "hobbit"
@@ -190,10 +196,11 @@ class Hobbit(Cached):
         low_share: float = 0.25,
         depth: int = 1,
         weights: str = "tuned",
+        anew: Anew = "each",
     ) -> None:
         self.by_token = Thresholds.read(thresholds, lower=low is not None)
         self.low_share = between("low_share", low_share, 0, 1, "of the budget, for experts in low precision")
-        super().__init__(setup, depth, weights)
+        super().__init__(setup, depth, weights, anew)
         self.by_rank: list[float] = []  # unimportance, the mean over the event's tokens
 
     def thresholds(self) -> Thresholds:

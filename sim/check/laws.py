@@ -15,7 +15,7 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
-from sim.check.serving import served
+from sim.check.serving import by_class, classes, served
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.variants import Variant
 from sim.check.witness import SeveralWitness, VersionedWitness
@@ -158,15 +158,18 @@ def assert_spreads(variant: Variant, seed: int) -> None:
 
 def assert_serves(variant: Variant, seed: int) -> None:
     """It keeps the rules where passes mix prompts and output of several requests, too."""
-    assert_keeps_the_rules(variant, seed, routing=served(seed, variant.world))
+    routing = served(seed, variant.world)
+    done = assert_keeps_the_rules(variant, seed, routing=routing)
+    if done.policy.lossless:
+        _hold(by_class(done.accounts) == classes(routing.passes()), "lookups are not of those whose rows made them")
 
 
 def assert_keeps_the_rules(
     variant: Variant, seed: int, setup: Setup | None = None, routing: Routing | None = None
-) -> None:
+) -> Run:
     """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose.
 
-    Of one with versions, the budget of each pool, and the accounts by version.
+    Of one with versions, the budget of each pool, and the accounts by version. Returns the run.
     """
     plain, usual = everything(seed, variant.world)
     if routing is None:
@@ -201,6 +204,7 @@ def assert_keeps_the_rules(
     core = core_of(fresh, fresh.setup, FakeSignals(routing.signals))
     _hold(replay(done.core.log, core) == done.core.digest(), "decided otherwise where there was no clock")
     _hold(core.state.slot == done.core.state.slot, "decided otherwise where there was no clock")
+    return done
 
 
 def assert_minimum(variant: Variant) -> None:

@@ -1,11 +1,24 @@
 """Passes that mix prompts and decode rows of several requests, as a server makes them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from sim.check.synthetic import Routing, World, draw
+from sim.core.accounts import (
+    BYTES_DEMANDED,
+    BYTES_READY,
+    CLASSES,
+    COMPLETE,
+    DECODE,
+    LOOKUPS,
+    PREFILL,
+    RESIDENT,
+    SHARED,
+    Accounts,
+)
 from sim.workload.passes import Pass
 
 CHUNK = 3
@@ -66,3 +79,27 @@ def served(seed: int, world: World) -> Served:
         if batch:
             batches.append(batch)
     return Served(routing.ids, routing.steps, routing.n_experts, routing.signals, world, batches)
+
+
+def classes(passes: Sequence[Pass]) -> dict[tuple[str, int], int]:
+    """Lookups by class and layer, counted from whose rows chose each expert."""
+    found: Counter[tuple[str, int]] = Counter()
+    for step in passes:
+        for layer, tokens in enumerate(step.tokens):
+            theirs = step.prompt_tokens[layer] if step.prompt_rows else tokens if step.prefill else [0] * len(tokens)
+            for of_all, of_prompts in zip(tokens, theirs, strict=True):
+                whose = PREFILL if of_prompts == of_all else SHARED if of_prompts else DECODE
+                found[CLASSES[whose], layer] += 1
+    return dict(found)
+
+
+def by_class(accounts: Accounts) -> dict[tuple[str, int], int]:
+    """The same, as a run has counted them; AssertionError where some are hits more often than they were looked up."""
+    found: dict[tuple[str, int], int] = {}
+    for name, of_class in zip(CLASSES, accounts.hits, strict=True):
+        for layer, row in enumerate(of_class):
+            if not row[COMPLETE] <= row[RESIDENT] <= row[LOOKUPS] or row[BYTES_READY] > row[BYTES_DEMANDED]:
+                raise AssertionError(f"more hits than lookups of class {name} in layer {layer}")
+            if row[LOOKUPS]:
+                found[name, layer] = row[LOOKUPS]
+    return found

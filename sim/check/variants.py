@@ -1,6 +1,6 @@
 """Every policy there is, with its parameters in turn at values of their types, for what must hold for all of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice, product
@@ -125,8 +125,16 @@ def _smallest(variant: Variant, world: World) -> Policy:
 
 def variants() -> Iterator[Variant]:
     """Every policy there is, with its defaults, with parameters changed to other values at hand, and as shipped."""
-    alone = (variant for name in registry.names() for variant in of_one(name))
+    alone = (variant for name in registry.names() for variant in of_one(name, without=registry.find(name).of_mixed))
     yield from dict.fromkeys([*alone, *shipped()])
+
+
+def of_mixed() -> Iterator[Variant]:
+    """Those that change nothing but what is made of a mixed pass, which :func:`variants` leaves out."""
+    for name in registry.names():
+        if changed := registry.find(name).of_mixed:
+            keys = registry.parameters(name).keys() - changed
+            yield from (variant for variant in of_one(name, without=keys) if variant.params != _required(name))
 
 
 def named(name: str) -> list[Variant]:
@@ -141,12 +149,17 @@ def named(name: str) -> list[Variant]:
     return list(dict.fromkeys([*of_one(name, others), *given] if name in known else given))
 
 
-def of_one(name: str, values: Callable[[Any, Any], list[Any]] = one_other) -> Iterator[Variant]:
-    """A policy with its defaults, with each parameter changed to each other value at hand, and with several at once."""
+def of_one(
+    name: str, values: Callable[[Any, Any], list[Any]] = one_other, without: Collection[str] = ()
+) -> Iterator[Variant]:
+    """A policy with its defaults, with each parameter changed to each other value at hand, and with several at once;
+    but for those ``without``, which stay."""
     base = dict(_required(name))
     yield Variant(name, tuple(base.items()))
     default = {**registry.defaults(name), **base}
-    other = {key: values(hint, default.get(key)) for key, hint in registry.parameters(name).items()}
+    other = {
+        key: values(hint, default.get(key)) for key, hint in registry.parameters(name).items() if key not in without
+    }
     for key, value in ((key, value) for key, found in other.items() for value in found):
         yield Variant(name, tuple({**base, key: value}.items()))
     yield from islice(_together(name, base, other), TOGETHER if len(other) > 1 else 0)

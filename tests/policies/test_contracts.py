@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,18 @@ from sim.check.laws import (
     assert_serves,
     assert_spreads,
     everything,
+    run,
 )
+from sim.check.serving import served
 from sim.check.synthetic import FakeSignals
-from sim.check.variants import Variant, variants
+from sim.check.variants import Variant, of_mixed, variants
 from traces.kit import conf
 
 YAMLS = conf.FOLDER / "policy"
 EVERY = list(variants())
 FIRST = list({v.name: v for v in reversed(EVERY)}.values())
 """One of each policy: for what changes few of its parameters' meaning. ``python -m sim check`` tries all."""
+MIXED = list(of_mixed())
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 
 
@@ -45,9 +49,23 @@ def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed
     assert_keeps_the_rules(variant, seed)
 
 
-@pytest.mark.parametrize("variant", FIRST, ids=str)
+@pytest.mark.parametrize("variant", [*FIRST, *MIXED], ids=str)
 def test_it_keeps_the_rules_where_requests_are_served_together(variant: Variant) -> None:
     assert_serves(variant, 1)
+
+
+@pytest.mark.parametrize("variant", MIXED, ids=str)
+def test_what_is_made_of_mixed_passes_changes_these_and_no_others(variant: Variant) -> None:
+    """Of prompts and tokens apart, also of several requests, it decides as its policy does; of mixed passes not."""
+    usual = Variant(variant.name)
+    plain, setup = everything(1, variant.world)
+    setup = variant.roomy(setup)
+    assert run(variant.build(setup), plain).core.digest() == run(usual.build(setup), plain).core.digest()
+    mixed = [served(seed, variant.world) for seed in range(4)]
+    layers = mixed[0].ids.shape[1]
+    others = {dtype: (sizes[0],) * layers for dtype, sizes in setup.others.items()}
+    setup = replace(setup, n_layers=layers, expert_bytes=setup.expert_bytes[:1] * layers, others=others)
+    assert any(run(variant.build(setup), it).core.digest() != run(usual.build(setup), it).core.digest() for it in mixed)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,7 +6,8 @@ from statistics import median
 
 from real.beside.told import markdown
 from real.evaluate.evaluation import GRIDS, Evaluation
-from real.validation.verdict import agrees, judgement, number, share, table
+from real.validation.tables import number, share, table
+from real.validation.verdict import agrees, judgement
 from real.validation.writing import word, write_results
 from sim.prices import HardwareProfile
 from sim.results.titles import cells_rest_on

@@ -1,4 +1,4 @@
-"""The tiny model's trace, whose requests arrive; a clock that somebody else has kept; the tokens that a closed loop gives."""
+"""The tiny model's trace, whose requests arrive; a clock that another has kept; the tokens that a closed loop gives."""
 
 from __future__ import annotations
 

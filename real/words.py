@@ -97,15 +97,15 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
 def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
     """One configuration per cell of a grid, likewise; without trace= and model= it is tiny-moe's sample."""
     if file:
-        return [on_one_device(_with(config, rest, file)) for config in load_configs(Path(file))]
+        return [on_one_device(_with(config, rest, file), arrivals=True) for config in load_configs(Path(file))]
     with _hydra():
         from sim.experiment.sweep.plan import read_grid
-    return [on_one_device(config) for config in read_grid(_priced(rest, "model=", "trace="))]
+    return [on_one_device(config, arrivals=True) for config in read_grid(_priced(rest, "model=", "trace="))]
 
 
-def on_one_device(config: RunConfig) -> RunConfig:
+def on_one_device(config: RunConfig, *, arrivals: bool = False) -> RunConfig:
     """The configuration as a device has it (:func:`throughout`). UserError for several GPUs and for a disk below host
-    memory, which are simulated alone."""
+    memory, which are simulated alone, and for requests that arrive, unless the command has ``arrivals``."""
     for key, value, allowed in (
         ("hardware.gpus", config.hardware.get("gpus", 1), 1),
         ("host_memory", "null" if config.host_memory is None else config.host_memory, "null"),
@@ -113,7 +113,7 @@ def on_one_device(config: RunConfig) -> RunConfig:
         if value != allowed:
             more = "several" if allowed == 1 else "experts on a disk"
             raise UserError(f"{key}={value}: allowed: {allowed} on a device; {more} are simulated only")
-    return throughout(of_a_device(config))
+    return throughout(of_a_device(config, arrivals=arrivals))
 
 
 @contextmanager
@@ -178,7 +178,10 @@ def one_run(
     batch: int = 1,
     **more: Any,
 ) -> RunConfig:
-    """The configuration of one run that is made here, as a command without further words would give it."""
+    """The configuration of one run that is made here, as a command without further words would give it.
+
+    ``more``: other keys, ``workload`` instead of a closed loop among them.
+    """
     plain = {"chunks": 1, "warmup": 0, "limit": None, "seed": 0, "bounds": False, "log": False, "timeline": False}
     groups = {
         "policy": {"name": policy},

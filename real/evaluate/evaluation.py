@@ -28,6 +28,7 @@ GRIDS = {
     "cells": "recorded routing",
     "link": "drawn routing on few, large experts, for the link alone",
     "host": "recorded routing, and experts that the host computes",
+    "arrivals": "recorded routing, of requests that arrive in time",
 }
 ABOUT = ("device", "host", "python", "torch", "transformers", "size", "code")
 KEYS = {
@@ -177,10 +178,11 @@ def expected(cell: Cell) -> float | None:
     """How far TPOT may be off, as a share, by what was measured before the cell was run; None where nothing was.
 
     The prediction moves by so much between the quartiles of all that was timed; and of what is not waiting, the
-    overheads explain their own runs of decoding to the worst of their residuals.
+    overheads explain their own runs of decoding to the worst of their residuals. None where requests arrive, too: how
+    long they wait for one another moves by more.
     """
     hardware = cell.config.hardware
-    if not hardware.get("measured"):
+    if not hardware.get("measured") or cell.traffic is not None:
         return None
     tpot, waiting = _tpot(cell, hardware)
     if tpot is None:

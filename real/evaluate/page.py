@@ -6,7 +6,9 @@ from statistics import median
 
 from real.beside.told import markdown
 from real.evaluate.evaluation import GRIDS, Evaluation
-from real.validation.verdict import agrees, judgement, number, share, table
+from real.serving.told import arrivals
+from real.validation.tables import number, share, table
+from real.validation.verdict import agrees, judgement
 from real.validation.writing import word, write_results
 from sim.prices import HardwareProfile
 from sim.results.titles import cells_rest_on
@@ -33,10 +35,10 @@ def _finding(found: Evaluation) -> str:
     rows = [row for document in found.documents.values() for row in document["cells"]]
     if not rows:
         return "**No cell was run: nothing can be judged.** What each step came to stands below."
-    agree = sum(map(agrees, rows))
+    agree, closed = sum(map(agrees, rows)), [row for row in rows if "serving" not in row]
     said = [f"{agree} of {len(rows)} logs give the device's decisions again without a clock"]
     for kind, where in (("link", "the link decides"), ("host", "the host decides"), ("software", "software decides")):
-        errors = [row["errors"]["tpot_ms"]["error"] for row in rows if row["decides"] == kind]
+        errors = [row["errors"]["tpot_ms"]["error"] for row in closed if row["decides"] == kind]
         if off := [abs(error) for error in errors if error is not None]:
             worst = f"the prediction of TPOT is off by {median(off):.1%} in the median, {max(off):.1%} at worst"
             said.append(f"where {where} ({len(off)} cells) {worst}")
@@ -76,6 +78,7 @@ def _grids(found: Evaluation) -> Iterator[str]:
             of = row["policy"]["name"], row["budget"]
             rows.append((*of, *figures, row["decides"], number(row["link"]["gb_per_s"])))
         yield table(heads, rows, 0)
+        yield from arrivals(document["cells"], whole=True)
         if rests := cells_rest_on(document["cells"]):
             yield f"{rests[0].upper()}{rests[1:]}."
         if left := document["failed"]:

@@ -26,7 +26,7 @@ from traces.kit.strict import dump_json
 from traces.kit.telling import say
 from traces.kit.whole import writable, write_whole
 
-MAIN, LINK, HOST = "main", "link", "host"
+MAIN, LINK, HOST, ARRIVALS = "main", "link", "host", "arrivals"
 FALLBACK = "h200"
 """The published profile that policies are told of where copies could not be measured."""
 
@@ -61,6 +61,8 @@ class Size:
     grid: tuple[tuple[str, str], ...]  # (policy, budget) of the cells, the most telling first
     link_grid: tuple[tuple[str, str], ...]
     host_grid: tuple[tuple[str, str], ...]
+    arrivals_grid: tuple[tuple[str, str], ...]
+    arrivals: tuple[int, int]  # requests, and how many of them arrive in a second
     again: tuple[tuple[str, str], ...]
     largest: int  # MiB of a copy
     max_tokens: int
@@ -86,6 +88,8 @@ FULL = Size(
     grid=(("on_demand", "25%"), *((policy, budget) for budget in ("25%", "50%", "75%") for policy in PROFILED)),
     link_grid=(("on_demand", "25%"), ("lru", "25%"), ("lru", "75%")),
     host_grid=tuple((policy, budget) for budget in ("50%", "25%") for policy in HOSTING),
+    arrivals_grid=(("lru", "50%"), ("fmoe", "50%")),
+    arrivals=(12, 4),
     again=(("on_demand", "25%"), ("lru", "25%"), ("lru", "50%"), ("lru", "75%")),
     largest=128,
     max_tokens=512,
@@ -105,6 +109,8 @@ TINY = Size(
     FULL.grid,
     FULL.link_grid,
     FULL.host_grid,
+    FULL.arrivals_grid[:1],
+    (2, 20),
     FULL.again[:2],
     largest=1,
     max_tokens=16,
@@ -139,7 +145,7 @@ class Bench:
         about = {key: about[key] for key in ("device", "host", "python", "torch", "transformers")}
         about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
         with writable(f"out={self.folder}"):
-            for inner in ("", "cells", "link", "host", "traces"):
+            for inner in ("", "cells", "link", "host", "arrivals", "traces"):
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
             self.record = Record(self.folder, about, list(steps))
 
@@ -160,6 +166,8 @@ class Bench:
         main = self.size.main
         if which == HOST:
             return replace(main, limit=HOST_LIMIT if main.limit is None else min(main.limit, HOST_LIMIT))
+        if which == ARRIVALS:
+            return replace(main, limit=self.size.arrivals[0])
         return self.size.link if which == LINK else main
 
     def model(self, which: str) -> Offloaded:
@@ -189,7 +197,8 @@ class Bench:
 
     def _warm(self, which: str) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
-        cell = self.cell(which, "lru", "25%", limit=1, warmup=0)
+        workload = {"name": "closed_loop", "batch": 1}
+        cell = self.cell(which, "lru", "25%", limit=1, warmup=0, workload=workload)
         run_forced(cell, self._models[which], make_policy(cell))
 
     def drop(self) -> None:
@@ -207,7 +216,9 @@ class Bench:
     def config(self, which: str, policy: str, budget: str, **more: Any) -> RunConfig:
         """One run of a subject; the trace by the name under which it lies in the folder."""
         subject = self.subject(which)
-        own = {"warmup": subject.warmup, "limit": subject.limit} | more
+        own: dict[str, Any] = {"warmup": subject.warmup, "limit": subject.limit} | more
+        if which == ARRIVALS and "workload" not in own:
+            own["workload"] = shipped("workload", "online") | {"rate": self.size.arrivals[1]}
         return one_run(policy, budget, subject.profile(), self.profile(), subject.trace, **own)
 
     def cell(self, which: str, policy: str, budget: str, **more: Any) -> Cell:

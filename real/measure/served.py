@@ -1,4 +1,4 @@
-"""Runs of policies on the device: the store, the runtime's own overheads, the grid, the clean test of the link."""
+"""Runs of policies on the device: the store, the runtime's own overheads, the grids, the link alone, arrivals."""
 
 import time
 from collections.abc import Iterable
@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from real.calibrate import overheads as fitting
-from real.measure.bench import HOST, LINK, MAIN, Bench
+from real.measure.bench import ARRIVALS, HOST, LINK, MAIN, Bench
 from real.measure.clock import OutOfTimeError
 from real.runtime.recorded import run_forced
+from real.serving.loop import run_arrivals
 from real.validation.ran import Ran, load, load_all, own_time, save
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.config import RunConfig
@@ -71,6 +72,11 @@ def hosted(bench: Bench) -> str:
     return _grid(bench, HOST, bench.size.host_grid, "host", "")
 
 
+def arrivals(bench: Bench) -> str:
+    """Requests that arrive in time, served by the simulator's scheduler: ``arrivals/``."""
+    return _grid(bench, ARRIVALS, bench.size.arrivals_grid, "arrivals", "")
+
+
 def files(grid: Iterable[tuple[str, str]], folder: str, suffix: str = "") -> list[str]:
     """What the cells of a grid leave, of which the last is written last."""
     return [f"{folder}/{_name(*cell, suffix)}.{kind}" for cell in grid for kind in ("npz", "json")]
@@ -102,7 +108,8 @@ def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: s
         try:
             config = _config(bench, which, policy, budget, path.parent)
             cell = make_cell(replace(config, trace=bench.trace(which)), bench.inputs)
-            left = Ran.of(cell, run_forced(cell, model, make_policy(cell)))
+            run = run_forced if cell.traffic is None else run_arrivals
+            left = Ran.of(cell, run(cell, model, make_policy(cell)))
         except UserError as error:
             wrong.append(f"{policy} at {budget}: {error}")
             continue

@@ -47,6 +47,7 @@ STEPS = (
     Step("exact", beside.exactness, 10, 45, ("store",), _files("exact.json")),
     Step("link", served.link, 15, 90, (), lambda it: served.files(it.size.link_grid, "link")),
     Step("host", served.hosted, 10, 75, ("store",), lambda it: served.files(it.size.host_grid, "host")),
+    Step("arrivals", served.arrivals, 10, 40, ("store",), lambda it: served.files(it.size.arrivals_grid, "arrivals")),
     Step("again", served.again, 10, 120, ("cells",), lambda it: served.files(it.size.again, "cells", ".2")),
     Step("profile", beside.profile, 10, 45, ("store",), _files("passes.json", "passes.json.gz")),
     Step("decisions", served.decisions, 10, 45, ("cells",), _files("decisions.json")),

@@ -64,16 +64,34 @@ class Machine(Behind):
             self._check()
             self._step, self.steps = step, self.steps + 1
             self._stalls = self.core.accounts.stall_ns[0 if step.prefill else 1][0]
-            now = self.now()
-            if self._ended is None:
-                self._ended = self.core.accounts.start_ns = now
-                self.timeline.start(now)
-            self._began = self._ended  # what lies between two steps is the later one's
+            self._began = self.open()  # what lies between two steps is the later one's
             self._stalled, self._passed = 0, False
-            self.core.step_begin(self.steps, step.prefill, step.requests, step.parts, now)
+            self.core.step_begin(self.steps, step.prefill, step.requests, step.parts, self.now())
             self.resident = self.resident and self.core.state.holds_all  # the policy may have evicted one
             blocking = self._go_on(may_block=True)
         self.block(blocking)
+
+    def open(self) -> int:
+        """The measured window is open, from now on if it was not. When what it has so far ended."""
+        with self._lock:
+            if self._ended is None:
+                self._ended = self.core.accounts.start_ns = self.now()
+                self.timeline.start(self._ended)
+            return self._ended
+
+    def idle(self, until: int) -> int:
+        """Between two passes nobody is there before ``until``: wait for that moment, while copies go on. When that was;
+        what has passed since the pass before is the time in which nothing was to be computed."""
+        began = self.open()
+        while (left := until - self.now()) > 0:
+            if left > _SPIN_NS:
+                time.sleep((left - _SPIN_NS) / 1e9)
+        with self._lock:
+            self._check()
+            now = self._ended = self.now()
+            self.core.accounts.idle_ns += now - began
+            self.timeline.idle(began, now)
+            return now
 
     def drain(self) -> None:
         """Wait for the compute that was launched so far, the gate's with it: the one wait of a layer whose choice is
@@ -166,6 +184,7 @@ class Machine(Behind):
                 self.timeline.layer(self.timeline.free, now, core.setup.n_layers)
             self.timeline.step(self._began, now, self.steps, step.prefill)
             core.accounts.compute_ns += now - self._began - self._stalled
+            core.accounts.pass_ns[step.kind] += now - self._began
             self.timings.note(step, self._began, now)
             self._ended = now
             complete = all(n == core.state.chunks for n in core.state.done)

@@ -1,6 +1,6 @@
 """Run a cell's recorded requests on a device, in the simulator's passes, with the trace's routing or the model's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,13 +33,19 @@ def run_forced(
     """
     check_shape(cell.setup, model, cell.model.name)
     machine = device_machine(model, policy, make_signals(cell, policy), depth_of(cell.hardware))
-    trace, vocabulary = cell.trace, int(model.model.config.get_text_config().vocab_size)
-    tokens: NDArray[np.integer[Any]] | None = trace.token_ids
-    if tokens is None or int(tokens.max(initial=0)) >= vocabulary:  # none were recorded, or the model knows fewer
-        tokens = np.random.default_rng(0).integers(vocabulary, size=trace.N)
-    with running(model, machine, Forced(trace)) as runner:
+    tokens = forced_tokens(cell, model)
+    with running(model, machine, Forced(cell.trace)) as runner:
         # As one who generates: when the likeliest tokens are known, the device has ended the pass.
         return _serve(cell, runner, tokens, lambda logits: machine.read(logits.argmax(-1)), take)
+
+
+def forced_tokens(cell: Cell, model: Offloaded) -> NDArray[np.integer[Any]]:
+    """The tokens [N] of the trace's rows; drawn ones where none were recorded, or the model knows fewer."""
+    trace, vocabulary = cell.trace, int(model.model.config.get_text_config().vocab_size)
+    tokens: NDArray[np.integer[Any]] | None = trace.token_ids
+    if tokens is None or int(tokens.max(initial=0)) >= vocabulary:
+        return np.random.default_rng(0).integers(vocabulary, size=trace.N)
+    return tokens
 
 
 def run_taught(
@@ -82,19 +88,32 @@ def _serve(
     every: bool = False,
 ) -> DeviceRun:
     """All passes of a cell over ``tokens`` [N] of the trace's rows; ``read`` belongs to the pass, ``take`` does not."""
-    ends = row_ends(cell.trace)
     for measured, requests in enumerate((cell.selection.warmup, cell.selection.measured)):
         if measured and cell.selection.warmup:
             runner.run.machine.measure()
-        for step in passes_of(cell, requests):
-            given = [token for first, rows in step.parts for token in tokens[first : first + rows].tolist()]
-            found = runner.forward(step, given, read, every)
-            if measured:
-                take(step, found)
-            for request, (first, rows) in zip(step.requests, step.parts, strict=True):
-                if first + rows == ends[request]:
-                    runner.engine.drop(request)
+        closed(cell, runner, requests, tokens, read, take if measured else None, every)
     return runner.finish()
+
+
+def closed(
+    cell: Cell,
+    runner: Runner,
+    requests: Sequence[int],
+    tokens: NDArray[np.integer[Any]],
+    read: Callable[[Tensor], T],
+    take: Callable[[Pass, T], None] | None = None,
+    every: bool = False,
+) -> None:
+    """The passes of a closed loop over ``requests``."""
+    ends = row_ends(cell.trace)
+    for step in passes_of(cell, requests):
+        given = [token for first, rows in step.parts for token in tokens[first : first + rows].tolist()]
+        found = runner.forward(step, given, read, every)
+        if take is not None:
+            take(step, found)
+        for request, (first, rows) in zip(step.requests, step.parts, strict=True):
+            if first + rows == ends[request]:
+                runner.engine.drop(request)
 
 
 def row_ends(trace: Trace) -> dict[int, int]:

@@ -82,7 +82,8 @@ class Bench:
             self._model, self._key = self.where.open(name, dtype, self.weights, cell.setup.n_layers), key
             # The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell.
             config = on_device(cell, self._model).config
-            small = make_cell(replace(config, policy={"name": "lru"}, limit=1, warmup=0, bounds=False))
+            alone = {"policy": {"name": "lru"}, "workload": {"name": "closed_loop", "batch": 1}, "kv": None}
+            small = make_cell(replace(config, **alone, limit=1, warmup=0, bounds=False))
             run_forced(small, self._model, make_policy(small))
         return self._model
 

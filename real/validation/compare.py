@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from policies.api import Policy
 from real.diff import differences
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
+from real.serving.beside import off, predict, served
+from real.serving.loop import run_arrivals
 from real.validation.ran import COUNTED, Ran, counted
 from sim.core.log import replay
 from sim.experiment.cell import Cell, make_core, make_policy
@@ -23,33 +26,40 @@ Logs = dict[str, Sequence[int]]
 
 def compare(cell: Cell, model: Offloaded, repeat: int = 1) -> tuple[dict[str, Any], Logs]:
     """Run a cell on the device, and judge it: one row of the result."""
-    return judge(cell, [Ran.of(cell, run_forced(cell, model, make_policy(cell))) for _ in range(repeat)])
+    run = run_forced if cell.traffic is None else run_arrivals
+    return judge(cell, [Ran.of(cell, run(cell, model, make_policy(cell))) for _ in range(repeat)])
 
 
 def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[dict[str, Any], Logs]:
     """Replay the logs of a cell's runs without a clock, and simulate it: one row of the result.
 
     Of several runs the one of median time is the row's; ``spread`` says how far apart they are, [least, most].
-    ``priced``: the same cell with the prices that are to predict, where they were known only after the run.
+    ``priced``: the same cell with the prices that are to predict, where they were known only after the run. Where
+    requests arrive, times are beside those of the arrivals, served on the simulated machine; hits, host lookups and
+    logs beside those of the batches that the device made.
     """
     priced = priced or cell
     found = sorted(runs, key=lambda ran: ran.wall_ns)
     ran = found[(len(found) - 1) // 2]
     replays = [_replayed(cell, it) for it in found]
     digest, unlike = replays[(len(found) - 1) // 2]
-    told = make_policy(priced)
-    if told.uses("place"):  # it decides by prices: as it did on the device, by those that it was told there
-        told = make_policy(cell)
-    outcome = simulate(priced, told, record=True)
+    given: Outcome | None = None
+    if ran.batches is None:
+        outcome = simulate(priced, _told(cell, priced), record=True)
+    else:
+        both = predict(priced, ran.batches, _told(cell, priced), _told(cell, priced))
+        outcome, given = both.free, both.given
+    same = outcome if given is None else given
     measured, predicted = ran.document, result_of(priced, outcome, None)
+    of_its_batches = None if given is None else result_of(priced, given, None)
     own = identify(cell, outcome.policy.predictors())
     times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}
-    logs: Logs = {"device": ran.log, "simulated": outcome.core.log}
+    logs: Logs = {"device": ran.log, "simulated": same.core.log}
     row = {
         "policy": dict(own.resolved["policy"]),
         "budget": cell.config.budget,
         "budget_bytes": cell.setup.budget,
-        "errors": errors(measured, predicted),
+        "errors": errors(measured, predicted, of_its_batches),
         "spread": {name: [min(values), max(values)] if values else None for name, values in times.items()},
         "decides": decides(predicted),
         "link": link(priced, ran, outcome),
@@ -60,15 +70,31 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
             "accounts_agree": not any(differ for _, differ in replays),
             "unlike": unlike,
         },
-        "simulated_digest": outcome.core.digest(),
+        "simulated_digest": same.core.digest(),
         "first_differences": differences(logs, cell.setup.n_experts, cell.setup.chunks),
         **{key: it for key, it in predicted["provenance"].items() if key == "modelled"},
         "device": _kept(measured) | {"slots": dict(ran.slots)},
         "simulated": _kept(predicted),
+        **_of_arrivals(priced, measured, predicted, of_its_batches),
         "code": own.code,
         "cell": own.key,
     }
     return row, logs
+
+
+def _told(cell: Cell, priced: Cell) -> Policy:
+    """The policy that predicts. One that decides by prices does as on the device, by those that it was told there."""
+    policy = make_policy(priced)
+    return make_policy(cell) if policy.uses("place") else policy
+
+
+def _of_arrivals(
+    cell: Cell, measured: Mapping[str, Any], free: Mapping[str, Any], given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a row has more where requests arrive."""
+    if given is None:
+        return {}
+    return {"of_its_batches": _kept(given), "serving": served(cell.config.workload, measured, free, given)}
 
 
 def _kept(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,20 +143,22 @@ def _replayed(cell: Cell, ran: Ran) -> tuple[str, list[str]]:
     return digest, [key for key in COUNTED if again[key] != ran.counted.get(key, 0)]
 
 
-def errors(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def errors(
+    measured: Mapping[str, Any], predicted: Mapping[str, Any], of_its_batches: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """By figure: what was measured, what was predicted, and how far they are apart.
 
     Of a time, ``error`` is (device - simulated) / device; of a hit rate, device - simulated. Null where there is none.
+    Hit rates are predicted by ``of_its_batches``, where a clock decided which batches there were.
     """
     found = {}
     for name in TIMES:
         device, simulated = (_time(side, name) for side in (measured, predicted))
-        off = (device - simulated) / device if device and simulated is not None else None
-        found[name] = {"device": device, "simulated": simulated, "error": off}
+        found[name] = {"device": device, "simulated": simulated, "error": off(device, simulated)}
     for name in HITS:
-        device, simulated = (side["hit_rate"][name] for side in (measured, predicted))
-        off = None if device is None or simulated is None else device - simulated
-        found[f"hit_{name}"] = {"device": device, "simulated": simulated, "error": off}
+        device, simulated = (side["hit_rate"][name] for side in (measured, of_its_batches or predicted))
+        apart = None if device is None or simulated is None else device - simulated
+        found[f"hit_{name}"] = {"device": device, "simulated": simulated, "error": apart}
     return found
 
 

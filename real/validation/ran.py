@@ -20,6 +20,8 @@ import numpy as np
 
 import real
 from real.runtime.runner import DeviceRun
+from real.serving.apart import Apart
+from real.serving.given import Written, written
 from sim.core.accounts import Accounts
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
@@ -53,11 +55,13 @@ class Ran:
     trace: str
     """SHA-256 of the trace whose routing it was."""
     code: str
+    batches: Written | None = None
+    """Where requests arrived, what each pass computed."""
 
     @classmethod
     def of(cls, cell: Cell, run: DeviceRun) -> Ran:
         """Of a run that has ended."""
-        accounts = run.outcome.accounts
+        accounts, serving = run.outcome.accounts, run.outcome.serving
         return cls(
             result_of(cell, run.outcome, None),
             run.core.digest(),
@@ -67,6 +71,7 @@ class Ran:
             {"busy_ns": accounts.link_busy_ns, "bytes": accounts.demand_bytes + accounts.speculative_bytes},
             cell.trace.sha256,
             runtime_digest(),
+            written(serving.batches) if isinstance(serving, Apart) else None,
         )
 
     @property

@@ -6,11 +6,15 @@ for all of Python: what is expected there is stated, and nothing hangs on it.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from real.serving.beside import arrivals_in_words
+from real.serving.told import arrivals
+from real.validation.tables import number, or_dash, share, table
+from sim.experiment.online import NAME
 from sim.results.label import label
 from sim.results.titles import cells_rest_on
 
@@ -89,6 +93,8 @@ def _figure(name: str, row: Mapping[str, Any]) -> float | None:
         share: float | None = row["link"]["of_table"]
         return share
     counted = name in ("hits_worst", "host_worst")
+    if name.startswith("tpot") and "serving" in row:
+        return None  # no criterion was stated for a time of requests that wait for one another
     if counted and (row["errors"]["hit_recall"]["device"] is not None or _copies_ahead(row)):
         return None  # what is copied ahead comes in time or not: that depends on the clock
     if name == "host_worst":
@@ -103,9 +109,14 @@ def _copies_ahead(row: Mapping[str, Any]) -> bool:
     return any(any(row.get(side, {}).get("totals", {}).get("speculative_bytes", {}).values()) for side in SIDES)
 
 
+def _counted(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The device, and what predicts what it counts: the simulation, where requests arrive of the device's batches."""
+    return row.get("device", {}), row.get("of_its_batches", row.get("simulated", {}))
+
+
 def on_host(row: Mapping[str, Any], figure: str = "host_lookups") -> tuple[int, int]:
     """Of what the host computed: on the device, and as predicted."""
-    device, simulated = (int(row.get(side, {}).get("totals", {}).get(figure, 0)) for side in SIDES)
+    device, simulated = (int(side.get("totals", {}).get(figure, 0)) for side in _counted(row))
     return device, simulated
 
 
@@ -137,7 +148,7 @@ def about(source: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list
         f"Device: {device['device']} ({device['host']}), {source['date']}, torch {device['torch']}, transformers"
         f" {device['transformers']}",
         f"Routing: {trace['routing_from']}{modelled}, {trace['recording']}, {trace['sha256'][:16]};"
-        f" {source['measured_requests']}; batch {source['workload']['batch']}",
+        f" {source['measured_requests']}; {_workload(source['workload'])}",
         f"Model: {source['model']['name']} in {source['model']['dtype']}, weights={source['model']['weights']}",
         f"Profile: {hardware['name']}, {hardware['provenance']}; overheads: {hardware['overheads']}"
         + ("" if hardware["of_this_device"] else "; not measured on this device"),
@@ -170,11 +181,16 @@ def markdown(document: Mapping[str, Any], columns: int | None = None) -> str:
         + ("" if whole else " The files have all times and hit rates."),
         _cells(rows, times, hits, whole),
         *_hosts(rows),
+        *arrivals(rows, whole=whole),
     ]
     if document["failed"]:
         blocks.append("Not run:")
         blocks.append("\n".join(f"- {it['policy']} at {it['budget']}: {it['error']}" for it in document["failed"]))
     return "\n\n".join(blocks) + "\n"
+
+
+def _workload(it: Mapping[str, Any]) -> str:
+    return arrivals_in_words(it) if it.get("name") == NAME else f"batch {it['batch']}"
 
 
 def _sizes(errors: Mapping[str, Any] | None, name: str) -> tuple[object, ...]:
@@ -230,7 +246,7 @@ def _cells(cells: Sequence[Mapping[str, Any]], times: Sequence[str], hits: Seque
         figures = [figure for name in times for figure in _time(it, name, whole)]
         for name in hits:
             rate = it["errors"][name]
-            figures.append(f"{_or_dash(rate['device'], '.3f')} ({share(rate['error'], name, sign=True)})")
+            figures.append(f"{or_dash(rate['device'], '.3f')} ({share(rate['error'], name, sign=True)})")
         last = [it["decides"], "agrees" if agrees(it) else "**differs**"]
         if whole:
             of_table = it["link"]["of_table"]
@@ -253,8 +269,8 @@ def _hosts(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             figures: list[object] = [f"{n:,}" for n in on_host(it)]
             tokens = max(1, it["device"]["totals"]["generated_tokens"])
             figures += [number(ns / 1e6 / tokens) for ns in on_host(it, "host_ns")]
-            figures += [number(it[side]["stall_ms_per_token"]["cpu_experts"]) for side in SIDES]
-            figures += [f"{it[side]['bytes_per_token']['demand'] / 1e6:.4g}" for side in SIDES]
+            figures += [number(side["stall_ms_per_token"]["cpu_experts"]) for side in _counted(it)]
+            figures += [f"{side['bytes_per_token']['demand'] / 1e6:.4g}" for side in _counted(it)]
             rows.append((label(it["policy"]), it["budget"], *figures))
     if rows:
         yield "Experts on the host. *Workers*: from taking an expert until its rows are back."
@@ -270,25 +286,3 @@ def _time(it: Mapping[str, Any], name: str, whole: bool) -> tuple[str, str, str]
         number(errors["simulated"]),
         share(errors["error"], name, sign=True),
     )
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: int | None = None) -> str:
-    """In Markdown; after the first column ``right`` of them (None: all) are figures."""
-    figures = len(heads) - 1 if right is None else right
-    rule = ("---", *["--:"] * figures, *["---"] * (len(heads) - 1 - figures))
-    cells = [[str(cell).replace("|", "/") for cell in row] for row in (heads, rule, *rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def number(value: float | None) -> str:
-    """Three digits."""
-    return _or_dash(value, ".3g" if value is None or value < 100 else ".0f")
-
-
-def share(value: float | None, name: str = TIMES[0], sign: bool = False) -> str:
-    """An error: of a time as a percentage, of a rate as it is."""
-    return _or_dash(value, ("+" if sign else "") + (".1%" if name in TIMES else ".4f"))
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"

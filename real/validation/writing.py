@@ -16,6 +16,7 @@ from real.validation.compare import Logs
 from real.validation.verdict import criteria, markdown, summary, worst_first
 from sim.experiment.cell import Cell
 from sim.experiment.provenance import measured_requests
+from sim.experiment.served import resolved
 from sim.prices import figures
 from sim.results.label import label
 from traces.kit.strict import dump_json
@@ -87,7 +88,7 @@ def provenance(
         "measured_requests": measured_requests(cell),
         "repeat": repeat,
         "before": "one request of the trace under lru, not measured",
-        "workload": dict(cell.config.workload),
+        **resolved(cell.config, cell.traffic),
         "chunks": cell.setup.chunks,
         "seed": cell.config.seed,
         "exact": exact,
@@ -116,7 +117,8 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
 
 def write_logs(folder: Path, name: str, row: Mapping[str, Any], logs: Logs) -> None:
     """Write both logs of a cell, for ``python -m real diff``. UserError where they cannot be."""
-    inner = folder / "logs" / word(f"{name}-{label(row['policy'])}-{row['budget']}")
+    served = f"-{row['serving']['arrivals']}" if "serving" in row else ""
+    inner = folder / "logs" / word(f"{name}-{label(row['policy'])}-{row['budget']}{served}")
     with writable(f"out={folder}"):
         inner.mkdir(parents=True, exist_ok=True)
         for side, log in logs.items():

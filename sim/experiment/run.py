@@ -18,6 +18,7 @@ from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
 from sim.results.timelines import timeline_of
+from sim.workload.online.feed import Serving
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
 
@@ -75,15 +76,15 @@ def simulate(
     record: bool = False,
     shown: bool = False,
     progress: Progress | None = None,
+    serving: Serving | None = None,
 ) -> Outcome:
     """Replay the cell's requests under ``policy`` on the simulated machine; ``name`` is what progress calls it.
 
     ``reference``: as a reference row, which is charged no time of its own; ``record``: keep the log of facts;
-    ``shown``: keep a timeline.
+    ``shown``: keep a timeline; ``serving``: in the place of the cell's own.
     """
     core = make_core(cell, policy, record=record)
-    serving = None
-    if cell.traffic is not None:
+    if cell.traffic is not None and serving is None:
         keep = cell.config.bounds and policy.lossless
         serving = serving_of(cell.config, cell.model, cell.trace, cell.traffic, keep=keep)
     total, done = _tokens(cell), 0

@@ -32,9 +32,10 @@ def closed(config: RunConfig, what: str) -> None:
         raise UserError(f"workload={NAME}: {what} is of a closed loop; allowed: workload=closed_loop")
 
 
-def of_a_device(config: RunConfig) -> RunConfig:
-    """The configuration, for a device. UserError for what no device does: it runs a closed loop, prompt by prompt."""
-    closed(config, "what a device runs")
+def of_a_device(config: RunConfig, *, arrivals: bool = False) -> RunConfig:
+    """The configuration, for a device. UserError for what no device does; for arrivals, unless the command has them."""
+    if not arrivals and config.workload["name"] == NAME:
+        raise UserError(f"workload={NAME}: is for python -m real validate, on a device; allowed: workload=closed_loop")
     for key, plain in (("prefill_chunk", None), ("prefill_order", "chunk_major")):
         if (value := config.workload.get(key, plain)) != plain:
             allowed = "null" if plain is None else plain

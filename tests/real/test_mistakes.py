@@ -45,6 +45,8 @@ MODIFIED = ("policy=pregated: is of a modified model", "allowed: policies of the
         (("run", *BASE, "hardware.link.lanes=2"), ("hardware.link.lanes=2: allowed: 1 on a device",)),
         (("run", *BASE, "hardware.gpus=2"), ("hardware.gpus=2: allowed: 1 on a device",)),
         (("validate", *BASE, "hardware=a100", "hardware.gpus=2"), ("hardware.gpus=2: allowed: 1 on a device",)),
+        (("run", *BASE, "workload=online", "workload.rate=1"), ("workload=online: is for python -m real validate",)),
+        (("validate", *BASE, "workload=online"), ("workload.rate=null: allowed: ",)),
         (("quality", *BASE, "hardware.gpus=2"), ("hardware.gpus=2: allowed: 1 on a device; several are simulated",)),
         (
             ("run", "policy=hobbit", "budget=25%", "prompt=a", "device=cpu"),

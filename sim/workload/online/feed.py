@@ -46,10 +46,7 @@ class Serving:
         batch = self._batch = self.scheduler.next_pass(now)
         if batch is None:
             return arrivals[self._arrived].time_ns + self.start if self._arrived < len(arrivals) else None
-        self.ledger.began(batch, now)
-        step = self.rows.step(batch, self._by_id)
-        self._note(batch, step)
-        return step
+        return self._begin(batch, now)
 
     def ended(self, now: int) -> None:
         """The pass that was answered last has ended."""
@@ -67,6 +64,13 @@ class Serving:
         if self._batches is None:
             raise RuntimeError("the batches were not kept")
         return (self.rows.step(batch, self._by_id) for batch in self._batches)
+
+    def _begin(self, batch: Batch, now: int) -> Pass:
+        """That batch is what runs next."""
+        self.ledger.began(batch, now)
+        step = self.rows.step(batch, self._by_id)
+        self._note(batch, step)
+        return step
 
     def _note(self, batch: Batch, step: Pass) -> None:
         self.passes[step.kind] += 1

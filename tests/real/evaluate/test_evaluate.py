@@ -111,6 +111,19 @@ def test_what_the_host_computes_is_measured_and_judged(
     assert [it["holds"] for it in criteria([row]) if it["name"] in ("hits_worst", "host_worst")] == [True] * 2
 
 
+def test_requests_that_arrive_are_measured_and_judged(folder: Path, tmp_path: Path) -> None:
+    assert main(["measure", f"out={folder}", "only=arrivals", *WORDS]) == 0
+    assert main(["evaluate", str(folder), f"out={tmp_path}/out"]) == 0
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "4 of 4 logs give the device's decisions again" in page
+    assert "| lru | 50% | poisson 20/s, fcfs | 2 |" in page
+    (row,) = json.loads((tmp_path / "out" / "tiny-moe_arrivals.json").read_text())["cells"]
+    assert row["errors"]["hit_complete"]["error"] == 0
+    assert row["expected"] is None
+    assert [it["holds"] for it in criteria([row]) if it["cells"]] == [True], "its times are not judged"
+    assert row["serving"]["figures"]["ttft"]["device"] > row["serving"]["figures"]["queueing"]["device"] > 0
+
+
 def test_a_log_that_decides_otherwise_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "link" / "lru-25.npz"
     log = np.load(path)["log"]

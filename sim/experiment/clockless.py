@@ -34,8 +34,6 @@ def accounts_of(cell: Cell, policy: Policy) -> Accounts:
     copy_ns = [sum(map(cell.costs.copy_ns, split_chunks(size, setup.chunks))) for size in setup.expert_bytes]
     own_ns = policy_time(cell.hardware, policy.name).ns()
     single = [cell.costs.expert_table(layer, 1)[1] + cell.costs.launch_ns for layer in range(setup.n_layers)]
-    constants = [_Same(ns) for ns in single]
-    ones = [lambda same=same: same for same in constants]
     for requests in (cell.selection.warmup, cell.selection.measured):
         if number:
             core.measure_from(0)
@@ -46,21 +44,10 @@ def accounts_of(cell: Cell, policy: Policy) -> Accounts:
             own = own_times(own_ns[0 if step.prefill else 1], step) or repeat(0)
             for layer, demand in enumerate(step.demand):
                 if demand:
-                    priced = ones[layer] if step.rows == 1 else partial(_prices, step, layer, cell.costs)
+                    priced = single[layer] if step.rows == 1 else partial(_prices, step, layer, cell.costs)
                     core.gate_at_once(layer, demand, step.tokens[layer], copy_ns[layer], priced, next(own))
             core.step_end(0)
     return core.finish(0)
-
-
-class _Same(dict[int, int]):
-    """Of every expert the same."""
-
-    def __init__(self, ns: int) -> None:
-        super().__init__()
-        self.ns = ns
-
-    def __missing__(self, expert: int) -> int:
-        return self.ns
 
 
 def _prices(step: Pass, layer: int, costs: Costs) -> Mapping[int, int]:

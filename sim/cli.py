@@ -19,7 +19,7 @@ PROGRAM = Program(
             "sim.experiment.again:main",
             "the same with pictures, as one HTML page that needs no network",
         ),
-        "curve": ("sim.experiment.curve:main", "LRU's hit rates at every budget, from one pass"),
+        "curve": ("sim.experiment.curve:main", "hit rates of caching policies at many budgets, without a clock"),
         "timeline": ("sim.results.side_by_side:main", "the timelines of several runs as one, for Perfetto"),
         "check": ("sim.check.cli:main", "does a policy keep the contract?"),
         "bench": ("sim.experiment.bench:main", "the engine's own speed and memory, or a policy's"),

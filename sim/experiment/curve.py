@@ -1,153 +1,177 @@
-"""``python -m sim curve``: LRU's hits at every budget at once, from one pass over the demand.
-
-LRU keeps the most recent experts, so an expert hits exactly when fewer others than there are slots were demanded since
-its last demand (R. Mattson et al., Evaluation techniques for storage hierarchies, IBM Systems Journal 9(2), 1970).
-Layer events being atomic, all members of an event are looked up before any of them counts as recent, and enter in
-token order. That is what the simulator does, hit for hit, where
-
-* the policy is ``lru`` with ``scope=global``: one list, on-demand copies only;
-* all experts are of one size, so that a budget is a number of slots;
-* no event demands more experts than there are slots: beyond, demand streams through in waves, and what is left depends
-  on the order of computing. The curve begins at the largest event; below, ask the simulator.
-
-Batches, warm-up and chunks change nothing of this. Latency is not on the curve: it wants the simulator.
-"""
+"""``python -m sim curve``: hits of caching policies at many budgets, and LRU's at every one."""
 
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.core.accounts import PHASES
-from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
-from sim.experiment.compose import key_of, read_config
-from sim.experiment.served import closed
+from sim.experiment.cell import Cell
+from sim.experiment.compose import key_of
+from sim.experiment.curves import PolicyCurve, cells_of, curve, document, grid
+from sim.experiment.stack import Curve, curve_of
 from sim.experiment.words import ROOTS
 from sim.results.titles import modelled
 from sim.results.wording import room_line
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
-from traces.kit.telling import stdout_console
+from traces.kit.telling import say, stdout_console
 from traces.kit.units import format_bytes
-from traces.kit.vocabulary import Format
-from traces.kit.words import Others
+from traces.kit.vocabulary import Format, new_picture
+from traces.kit.words import Between, Others
 
 SHOWN = 20
-"""Rows of the table; JSON has every number of slots."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Hits by number of slots."""
-
-    lookups: tuple[int, int]  # in prefill and in decode
-    hits: NDArray[np.int64]
-    """[2, n + 1]: complete hits in prefill and decode with 0..n slots, n being all experts."""
-    least: int  # members of the largest event: fewer slots are not on the curve
-
-
-def curve_of(cell: Cell) -> Curve:
-    """The curve of a cell whose policy is LRU; its budget is of no account. UserError where it would not be exact.
-
-    Stack distances of the demand, in O(n log n) per layer event of the n experts of all layers.
-    """
-    policy, n_experts = make_policy(cell), cell.setup.n_layers * cell.setup.n_experts
-    if policy.name != "lru" or getattr(policy, "by_layer", True):
-        raise UserError(f"policy={cell.config.policy['name']}: the curve is LRU's; allowed: lru with scope=global")
-    if cell.setup.gpus > 1:
-        raise UserError(f"hardware.gpus={cell.setup.gpus}: the curve is of one memory; allowed: 1")
-    if len(set(cell.setup.expert_bytes)) > 1:
-        raise UserError(f"model={cell.model.name}: experts of several sizes; the curve is exact for one size only")
-    last = np.full(n_experts, -1, np.int64)  # when an expert was last demanded
-    counts = np.zeros((2, n_experts + 1), np.int64)
-    lookups, least, clock = [0, 0], 1, 0
-    for counted, requests in enumerate((cell.selection.warmup, cell.selection.measured)):
-        for step in passes_of(cell, requests):
-            phase = 0 if step.prefill else 1
-            for demand in step.demand:
-                if not demand:
-                    continue
-                members = np.asarray(demand)
-                least = max(least, len(demand))
-                if counted:
-                    lookups[phase] += len(demand)
-                    seen = last[members]
-                    # Slots that it takes to hit: itself, and all that were demanded since.
-                    needed = n_experts - np.searchsorted(np.sort(last), seen[seen >= 0])
-                    counts[phase] += np.bincount(needed, minlength=n_experts + 1)
-                last[members] = np.arange(clock, clock + len(demand))
-                clock += len(demand)
-    return Curve((lookups[0], lookups[1]), counts.cumsum(axis=1), least)
+"""Budgets of a table, where none are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """LRU's hit rates at every budget, from one pass over the demand. They are exact,
-    equal to python -m sim run policy=lru hit for hit, from the budget on that holds
-    the largest layer event. Takes the keys of python -m sim run, but for budget and
-    out. For latency, run the simulator.
+    """Hit rates of policies that prefetch nothing, at many budgets, without a clock:
+    equal to those of python -m sim run hit for hit, and sooner. LRU's are worked out
+    from one pass over the demand. budget=10%,20%,4GB names budgets, budgets=20 has so
+    many, evenly spaced; policy= takes several, comma-separated. Takes the keys of
+    python -m sim run, but for out. For latency, run the simulator.
 
     {keys}
 
       python -m sim curve
-      python -m sim curve trace=my_trace workload.batch=4 format=json
+      python -m sim curve policy=lru,lru_layer,lfu,lfru,static budgets=20
+      python -m sim curve policy=lfru budget=10%,25%,50% trace=my_trace format=json
     """
 
-    format: Annotated[Format, "json: every number of slots"] = "table"
+    budgets: Annotated[
+        int | None, Between(1, 1000), "how many, evenly spaced up to all experts; 20, where none are named"
+    ] = None
+    picture: Annotated[Path | None, new_picture, "draw hit rates over budgets into FILE.svg or .png"] = None
+    format: Annotated[Format, "json: every budget; of LRU alone, every number of slots"] = "table"
     rest: Annotated[tuple[str, ...], Others(ROOTS), ""] = ()
 
 
 def main(options: Options) -> None:
-    """Print the curve with the configuration of ``sim run``."""
-    given = set(map(key_of, options.rest))
-    if "budget" in given:
-        raise UserError("budget: the curve has every budget; leave it out")
-    words = ["budget=1B", *options.rest]  # any machine has so much, and no policy enough
-    config = read_config(words if "policy" in given else ["policy=lru", *words])
-    closed(config, "the curve")
-    cell = make_cell(config)
-    cell = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
-    curve = curve_of(cell)
+    """Print the curves with the configuration of ``sim run``."""
+    budgets, names, rest = _asked(options)
+    cells = cells_of(names, rest)
+    if names == ["lru"] and not budgets and options.budgets is None and options.picture is None:
+        _all_of_lru(cells[0], options.format)
+        return
+    at, curves, spent = grid(cells[0], budgets, options.budgets or SHOWN), list[PolicyCurve](), list[str]()
+    for cell in cells:
+        began = time.process_time()
+        curves.append(curve(cell, at))
+        spent.append(f"{curves[-1].label} {time.process_time() - began:.1f} s")
     if options.format == "json":
-        sys.stdout.write(dump_json(document(cell, curve)))
+        sys.stdout.write(dump_json(document(cells[0], curves)))
     else:
-        _print(cell, curve)
+        _print(cells[0], at, curves)
+    say(f"CPU time: {', '.join(spent)}")
+    if options.picture is not None:
+        from sim.experiment.curve_picture import draw_file
+
+        draw_file(cells[0], curves, options.picture)
+        say(f"wrote {options.picture}")
 
 
-def document(cell: Cell, curve: Curve) -> dict[str, Any]:
-    """The curve as JSON: hits by number of slots, from the least on which it is exact."""
-    size, total = cell.setup.expert_bytes[0], len(curve.hits[0]) - 1
-    slots = range(curve.least, total + 1)
+def _asked(options: Options) -> tuple[list[str], list[str], list[str]]:
+    """Budgets, names of policies, and the words of a run that are left."""
+    given: dict[str, list[str]] = {"budget": [], "policy": ["lru"]}
+    rest = []
+    for word in options.rest:
+        key, _, value = word.partition("=")
+        if key not in given:
+            rest.append(word)
+            continue
+        given[key] = list(dict.fromkeys(value.split(",")))
+        if not all(given[key]):
+            raise UserError(f"{key}={value}: a value is missing; allowed: one or several, comma-separated")
+    if given["budget"] and options.budgets is not None:
+        raise UserError(f"budgets={options.budgets}: allowed without budget=, which names them")
+    if odd := [word for word in rest if key_of(word) in given]:
+        raise UserError(f"{odd[0]}: allowed: {key_of(odd[0])}=VALUE,VALUE")
+    return given["budget"], given["policy"], rest
+
+
+def _all_of_lru(cell: Cell, form: str) -> None:
+    cell = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
+    found = curve_of(cell)
+    if form == "json":
+        sys.stdout.write(dump_json(every_slot(cell, found)))
+        return
+    size, total = cell.setup.expert_bytes[0], len(found.hits[0]) - 1
+    rows = [
+        [format_bytes(n * size), str(n), *_rates(found.hits[:, n].tolist(), found.lookups)]
+        for n in sorted({round(n) for n in np.linspace(found.least, total, SHOWN)})
+    ]
+    _table(["budget", "slots", *(f"{phase} %" for phase in (*PHASES, "both"))], rows)
+    begins = f"exact from {found.least} slots on, as many as the largest layer event demands; below, ask with budget="
+    _notes(cell, "slots: experts that the budget holds; %: lookups whose expert is there, under lru", begins)
+
+
+def every_slot(cell: Cell, found: Curve) -> dict[str, Any]:
+    """LRU's curve as JSON: hits by number of slots, from the least on which it is exact."""
+    size, total = cell.setup.expert_bytes[0], len(found.hits[0]) - 1
+    slots = range(found.least, total + 1)
     return {
         "policy": "lru",
         "trace": cell.trace.sha256,
         "recording": cell.trace.manifest.recording,
         "expert_bytes": size,
         "room_bytes": cell.room.bytes,
-        "lookups": dict(zip(PHASES, curve.lookups, strict=True)),
+        "lookups": dict(zip(PHASES, found.lookups, strict=True)),
         "budget_bytes": [n * size for n in slots],
-        "complete_hits": {phase: curve.hits[i, curve.least :].tolist() for i, phase in enumerate(PHASES)},
+        "complete_hits": {phase: found.hits[i, found.least :].tolist() for i, phase in enumerate(PHASES)},
     }
 
 
-def _print(cell: Cell, curve: Curve) -> None:
+def _print(cell: Cell, budgets: Sequence[int], curves: Sequence[PolicyCurve]) -> None:
+    total, alone = cell.total_expert_bytes, len(curves) == 1
+    names = [f"{phase} %" for phase in (*PHASES, "both")] if alone else [it.label for it in curves]
+    by_budget = [{point.budget: point for point in it.points} for it in curves]
+    rows = []
+    for budget in budgets:
+        row = [format_bytes(budget), f"{100 * budget / total:.3g} %"]
+        for it, points in zip(curves, by_budget, strict=True):
+            point = points.get(budget)
+            rates = ["-"] * 3 if point is None else _rates(point.hits, it.lookups)
+            mark = "" if point is None or point.fits else "*"
+            row += [rate + mark for rate in rates[0 if alone else 2 :]]
+        rows.append(row)
+    _table(["budget", "of all", *names], rows)
+    notes = [
+        f"%: lookups whose expert is there, under {curves[0].label}" if alone else "lookups whose expert is there, in %"
+    ]
+    points = [point for it in curves for point in it.points]
+    if any(not point.fits for point in points):
+        notes.append("*: a layer event demands more than its pool holds, so hits depend on the machine's times")
+    if len(points) < len(budgets) * len(curves):
+        notes.append("-: less than the least budget that the policy takes")
+    _notes(cell, *notes)
+
+
+def _rates(hits: Sequence[int], lookups: Sequence[int]) -> list[str]:
+    return [
+        f"{100 * h / of:.1f}" if of else "-" for h, of in zip((*hits, sum(hits)), (*lookups, sum(lookups)), strict=True)
+    ]
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
-    size, total = cell.setup.expert_bytes[0], len(curve.hits[0]) - 1
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("budget", "slots", "prefill %", "decode %", "both %"):
+    for name in names:
         table.add_column(name, justify="right")
-    for n in sorted({round(n) for n in np.linspace(curve.least, total, SHOWN)}):
-        hits = curve.hits[:, n].tolist()
-        rates = [*zip(hits, curve.lookups, strict=True), (sum(hits), sum(curve.lookups))]
-        table.add_row(format_bytes(n * size), str(n), *(f"{100 * h / of:.1f}" if of else "-" for h, of in rates))
+    for row in rows:
+        table.add_row(*row)
+    stdout_console().print(table)
+
+
+def _notes(cell: Cell, *notes: str) -> None:
     console = stdout_console()
-    console.print(table)
-    console.print("slots: experts that the budget holds; %: lookups whose expert is there, under lru", style="dim")
-    begins = f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator"
-    console.print(begins, style="dim")
+    for note in notes:
+        console.print(note, style="dim", markup=False)
     if about := cell.trace.manifest.modelled.get("expert_ids"):
         console.print(f"modelled, not recorded: {modelled({'expert_ids': about})}", style="yellow")
     if cell.room.bytes < cell.total_expert_bytes:

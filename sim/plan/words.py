@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from traces.kit.errors import UserError, meant, one_of
 from traces.kit.strict import dump_json
 from traces.kit.telling import say, showing
-from traces.kit.vocabulary import MOST, Format, Out, memory
+from traces.kit.vocabulary import MOST, Format, Out, memory, new_picture
 from traces.kit.words import Between, Others
 
 SCHEMA = 1
@@ -38,14 +38,6 @@ def known_policies(value: str) -> tuple[str, ...]:
         if name not in known:
             raise ValueError(f"{one_of(known)}; not {name}{meant(name, known)}")
     return names
-
-
-def to_be_drawn(value: str) -> Path:
-    """A mark: a picture to be drawn."""
-    path = Path(value)
-    if path.suffix not in (".svg", ".png") or not path.parent.is_dir() or path.is_dir():
-        raise ValueError("FILE.svg or FILE.png in an existing folder")
-    return path
 
 
 def page() -> dict[str, str]:
@@ -83,7 +75,7 @@ class Options:
     trace: Annotated[str, "recorded routing of the model: sample, or a folder"] = ""
     policy: Annotated[tuple[str, ...], known_policies, "which are tried, comma-separated; else a shortlist"] = ()
     seed: Annotated[int, Between(0, MOST), "the first of those from which routing is drawn"] = 0
-    picture: Annotated[Path | None, to_be_drawn, "draw latency against memory into FILE.svg or .png"] = None
+    picture: Annotated[Path | None, new_picture, "draw latency against memory into FILE.svg or .png"] = None
     out: Annotated[Out, "where routing and results are kept; what is there is read"] = Path("outputs")
     format: Annotated[Format, "json: one document on stdout"] = "table"
     rest: Annotated[tuple[str, ...], Others(REST, page), ""] = ()

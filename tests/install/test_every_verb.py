@@ -241,7 +241,10 @@ def test_what_two_commands_have_means_the_same() -> None:
         ("sim bench polcy=lru", "; did you mean policy?"),
         ("sim bench model=mixtral", "; did you mean mixtral_8x7b?"),
         ("sim curve policy.scop=layer", "policy.scop=layer: no such key; allowed: name, scope; did you mean scope?"),
-        ("sim curve policy=fmoe", "policy=fmoe: the curve is LRU's; allowed: lru with scope=global"),
+        (
+            "sim curve policy=fmoe",
+            "policy=fmoe: prefetches, and its hits depend on time; allowed, as they do not: fifo",
+        ),
         ("policies fit promo trace=x out=y", "fit promo: no such predictor; allowed: promoe; did you mean promoe?"),
     ],
 )

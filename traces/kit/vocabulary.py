@@ -36,6 +36,14 @@ def new_profile(value: str) -> Path:
     return path
 
 
+def new_picture(value: str) -> Path:
+    """A mark: a picture to be drawn."""
+    path = Path(value)
+    if path.suffix not in (".svg", ".png") or not path.parent.is_dir() or path.is_dir():
+        raise ValueError("FILE.svg or FILE.png in an existing folder")
+    return path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """How a model continues a prompt. UserError for what greedy decoding has no use for."""

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sim.cli import main
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.compose import read_config
-from sim.experiment.curve import curve_of
 from sim.experiment.run import simulate
+from sim.experiment.stack import curve_of
 from tests.sim.saying import refused
 from tests.sim.small_trace import ABSENT, SIZE, Plan, config, one_layer, write
 from traces.kit.errors import UserError
@@ -79,9 +79,10 @@ def test_a_model_of_a_few_experts_has_a_curve(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["policy=lfu"], "policy=lfu: the curve is LRU's"),
-        (["policy=lru_layer"], "allowed: lru with scope=global"),
-        (["budget=4GB"], "every budget"),
+        (["policy=fmoe"], "policy=fmoe: prefetches, and its hits depend on time"),
+        (["policy=lfu", "budget=4GBB"], "budget='4GBB': not a positive size"),
+        (["policy=lru_layer", "budget=1KB"], "too small for policy=lru, scope='layer'; allowed: at least"),
+        (["budget=4GB", "budgets=3"], "budgets=3: allowed without budget="),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -1,0 +1,177 @@
+"""Hits of caching policies at many budgets: LRU's from stack distances, all others' by one replay for each budget."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from policies import registry
+from policies.lru import LRU
+from sim.core.accounts import COMPLETE, LOOKUPS, PHASES
+from sim.core.pools import state_of
+from sim.core.whole import PrefetchingError
+from sim.experiment.cell import Cell, Inputs, make_cell, make_policy, passes_of
+from sim.experiment.clockless import accounts_of
+from sim.experiment.compose import choices, read_config
+from sim.experiment.served import closed
+from sim.experiment.stack import Curve, curve_of
+from sim.results.label import label
+from traces.kit import conf
+from traces.kit.errors import UserError, one_of
+from traces.kit.units import parse_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A policy at a budget."""
+
+    budget: int
+    hits: tuple[int, int]
+    """Complete, in prefill and in decode."""
+    fits: bool
+    """Whether each event's demand fits its pool. Where one does not, it streams through in waves, and what is left of
+    it depends on who was computed meanwhile: on the machine, and not on the policy alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCurve:
+    """A policy at many budgets, those left out that are below the least that it takes."""
+
+    label: str
+    lookups: tuple[int, int]
+    points: Sequence[Point]
+
+    def rate(self, point: Point) -> float:
+        """Hits over lookups of both phases, in %."""
+        return 100 * sum(point.hits) / sum(self.lookups)
+
+
+def cells_of(names: Sequence[str], words: Sequence[str]) -> list[Cell]:
+    """One per policy, of the same run otherwise, which share what they read. UserError."""
+    inputs, found = Inputs(keep=True), []
+    for name in names:
+        # Any machine has so much.
+        config = read_config([f"policy={name}", "budget=1B", *words])
+        closed(config, "the curve")
+        found.append(make_cell(config, inputs))
+    return found
+
+
+def grid(cell: Cell, budgets: Sequence[str], count: int) -> list[int]:
+    """Those asked for in bytes, or ``count`` of them, evenly spaced up to all experts, whole experts where these are of
+    one size. UserError for a word that is none."""
+    total, size = cell.total_expert_bytes, cell.setup.expert_bytes
+    unit = size[0] if len(set(size)) == 1 else 1
+    if budgets:
+        return sorted({parse_bytes(word, of=total) for word in budgets})
+    return sorted({total // unit * k // count * unit or unit for k in range(1, count + 1)})
+
+
+def curve(cell: Cell, budgets: Sequence[int]) -> PolicyCurve:
+    """The cell's policy at each of ``budgets`` (bytes). UserError for a policy that prefetches."""
+    largest, given = largest_events(cell), label(registry.normal(cell.config.policy))
+    at = [replace(cell, setup=replace(cell.setup, budget=budget)) for budget in budgets]
+    least, stacked = _least(cell), _stacked(at[-1])
+    points, lookups = list[Point](), [0, 0]
+    for it in at:
+        if least > it.setup.budget:
+            continue
+        policy = make_policy(it)
+        state = state_of(policy.setup, it.setup.budget - policy.gpu_bytes(), policy)
+        shares = state.layer_capacity or [state.capacity // it.setup.gpus] * len(largest)
+        fits = len(shares) == len(largest) and all(map(int.__le__, largest, shares))
+        slots = it.setup.budget // it.setup.expert_bytes[0]
+        if stacked is not None and slots >= stacked.least:
+            lookups, hits = list(stacked.lookups), stacked.hits[:, min(slots, stacked.hits.shape[1] - 1)].tolist()
+        else:
+            try:
+                accounts = accounts_of(it, policy)
+            except PrefetchingError:
+                raise _prefetches(given) from None
+            rows = accounts.hit_row(0), accounts.hit_row(1)
+            lookups, hits = [row[LOOKUPS] for row in rows], [row[COMPLETE] for row in rows]
+        points.append(Point(it.setup.budget, (hits[0], hits[1]), fits))
+    if not points:
+        raise UserError(f"budget={budgets[-1]}: too small for policy={given}; allowed: at least {least} bytes")
+    return PolicyCurve(given, (lookups[0], lookups[1]), points)
+
+
+def largest_events(cell: Cell) -> list[int]:
+    """Bytes of the largest demand of each layer, [L]."""
+    most = [0] * cell.setup.n_layers
+    for requests in (cell.selection.warmup, cell.selection.measured):
+        for step in passes_of(cell, requests):
+            most = list(map(max, most, map(len, step.demand)))
+    return [n * size for n, size in zip(most, cell.setup.expert_bytes, strict=True)]
+
+
+def document(cell: Cell, curves: Sequence[PolicyCurve]) -> dict[str, Any]:
+    """The curves as JSON."""
+    return {
+        "trace": cell.trace.sha256,
+        "recording": cell.trace.manifest.recording,
+        "room_bytes": cell.room.bytes,
+        "policies": [
+            {
+                "policy": it.label,
+                "lookups": dict(zip(PHASES, it.lookups, strict=True)),
+                "budget_bytes": [point.budget for point in it.points],
+                "complete_hits": {phase: [point.hits[i] for point in it.points] for i, phase in enumerate(PHASES)},
+                "fits": [point.fits for point in it.points],
+            }
+            for it in curves
+        ],
+    }
+
+
+def _least(cell: Cell) -> int:
+    """The least budget that the cell's policy takes, asked of one with room for everything, which learns nothing."""
+    setup = replace(cell.setup, budget=max(cell.total_expert_bytes, cell.setup.budget) * max(2, cell.setup.gpus))
+    params = {key: value for key, value in cell.config.policy.items() if key != "name"}
+    return registry.build(str(cell.config.policy["name"]), setup, params).min_budget()
+
+
+def _stacked(cell: Cell) -> Curve | None:
+    """All budgets of LRU at once, where that is what the cell's policy is."""
+    alone = cell.setup.gpus == 1 and len(set(cell.setup.expert_bytes)) == 1
+    if not alone or registry.find(str(cell.config.policy["name"])) is not LRU:
+        return None
+    policy = make_policy(cell)
+    return None if not isinstance(policy, LRU) or policy.by_layer else curve_of(cell)
+
+
+def _prefetches(given: str) -> UserError:
+    return UserError(
+        f"policy={given}: prefetches, and its hits depend on time; allowed, as they do not: {one_of(caching())}"
+    )
+
+
+def caching() -> list[str]:
+    """Presets that prefetch nothing: those whose code never asks for it, or does not unless it is told to."""
+    found, files = [], conf.names("policy")
+    for name in choices("policy"):
+        path = conf.FOLDER / "policy" / f"{name}.yaml"
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) if name in files else {"name": name}
+        try:
+            params = registry.normal(given)
+        except UserError:  # of a package that is not as it should be
+            continue
+        if params.get("preload") is False or not _asks(params):
+            found.append(name)
+    return found
+
+
+def _asks(params: Mapping[str, Any]) -> bool:
+    """Whether a policy's code has a call of ``prefetch`` or ``predict`` in it."""
+    kinds = [kind for kind in registry.find(str(params["name"])).__mro__ if kind.__module__ != "policies.api"]
+    return any({"prefetch", "predict"} & set(names) for kind in kinds for names in _names(kind))
+
+
+def _names(kind: type) -> Iterator[Sequence[str]]:
+    codes = [getattr(member, "__code__", None) for member in vars(kind).values()]
+    todo = list(filter(None, codes))
+    while todo:
+        code = todo.pop()
+        yield code.co_names
+        todo += [part for part in code.co_consts if hasattr(part, "co_names")]

@@ -43,6 +43,8 @@ def _run(variant: Variant, seed: int, tier: HostTier) -> TieredWitness:
     core = TieredWitness(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals), tier)
     costs: Any = setup.costs
     read_ns = [3 * costs.copy_ns(b) for b in core.state.chunk_bytes]
-    reads = Reads(read_ns, costs.copy_ns, lanes=1 + seed % 2)
+    page_cache = tier.capacity if seed % 2 else 0  # who serves a read is no policy's business
+    cached_ns = [ns // 2 for ns in read_ns]
+    reads = Reads(read_ns, costs.copy_ns, 1 + seed % 2, page_cache, cached_ns)
     Machine(core, costs, lanes=setup.lanes, reads=reads).run((), routing.passes()).check()
     return core

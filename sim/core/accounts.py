@@ -56,6 +56,18 @@ class GpuAccounts:
 
 
 @dataclass(slots=True)
+class PageCacheAccounts:
+    """Who served what was read below host memory, in the window: reads are of chunks."""
+
+    reads: int = 0
+    """From the page cache, as all that follows without ``disk``."""
+    nbytes: int = 0
+    disk_reads: int = 0
+    """From the drive."""
+    disk_bytes: int = 0
+
+
+@dataclass(slots=True)
 class TierAccounts:
     """What went through a host memory that does not hold all experts, in the window."""
 
@@ -83,6 +95,8 @@ class TierAccounts:
     peak_bytes: int = 0
     busy_ns: int = 0
     """Of the disk, summed over its lanes."""
+    page_cache: PageCacheAccounts | None = None
+    """Where the machine has one."""
 
     @property
     def read_bytes(self) -> int:
@@ -90,8 +104,11 @@ class TierAccounts:
 
     def sides(self) -> dict[str, tuple[int, int]]:
         """What must be equal."""
-        came = self.start_bytes + self.read_bytes + self.returned_bytes
-        return {"bytes of host memory": (came, self.end_bytes + self.dropped_bytes + self.moved_bytes)}
+        came, cache = self.start_bytes + self.read_bytes + self.returned_bytes, self.page_cache
+        sides = {"bytes of host memory": (came, self.end_bytes + self.dropped_bytes + self.moved_bytes)}
+        if cache is not None:
+            sides["bytes read"] = self.read_bytes, cache.nbytes + cache.disk_bytes
+        return sides
 
 
 @dataclass(slots=True)

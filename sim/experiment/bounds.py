@@ -52,9 +52,8 @@ def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None, *, 
 
 def _disk(cell: Cell, budget: int, future: Future) -> DiskFloor:
     assert cell.tier is not None
-    setup, reads = replace(cell.setup, budget=budget), reads_of(cell.hardware, cell.costs, cell.setup)
-    warm = bool(cell.selection.warmup)
-    return disk_floor(future, setup, cell.tier.capacity, reads.read_ns, reads.lanes, warm=warm)
+    setup, reads = replace(cell.setup, budget=budget), reads_of(cell.hardware, cell.costs, cell.setup, cell.tier)
+    return disk_floor(future, setup, cell.tier.capacity, reads, warm=bool(cell.selection.warmup))
 
 
 def floors_of(

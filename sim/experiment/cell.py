@@ -287,7 +287,7 @@ def make_machine(
         root=cell.hardware.root_gb_per_s,
         peer_ns=cell.costs.peers.ns,
         all_reduce_ns=cell.costs.peers.all_reduce_ns if cell.costs.spread.parts > 1 else None,
-        reads=reads_of(cell.hardware, cell.costs, cell.setup) if cell.tier is not None else None,
+        reads=reads_of(cell.hardware, cell.costs, cell.setup, cell.tier) if cell.tier is not None else None,
     )
 
 

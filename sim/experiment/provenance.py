@@ -8,7 +8,7 @@ from typing import Any
 
 from policies import registry
 from policies.api import Policy, Predictor
-from sim.experiment import served
+from sim.experiment import host_memory, served
 from sim.experiment.cell import Cell
 from sim.experiment.code import code_digest as code_digest
 from sim.experiment.code import code_of as code_of
@@ -55,7 +55,7 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
         "predictors": {name: cell.predicted[name].sha256 for name in declared},
         "budget_bytes": cell.setup.budget * spread.alike,
         **({"placement": spread.placement} if spread.gpus > 1 else {}),
-        **_host_memory(cell),
+        **host_memory.resolved(cell.hardware, cell.tier, max(cell.setup.expert_bytes)),
         **{key: getattr(cell.config, key) for key in RUN_KEYS},
         "limit": cell.config.limit if cell.selection.left_out else None,
     }
@@ -66,18 +66,6 @@ def _changed(cell: Cell) -> list[str]:
     """Of the machine; of its disk only where something is read from it."""
     found = changed("hardware", cell.config.hardware)
     return [key for key in found if cell.tier is not None or not f"{key}.".startswith("disk.")]
-
-
-def _host_memory(cell: Cell) -> dict[str, Any]:
-    """What the host holds; nothing where it holds all."""
-    tier = cell.tier
-    if tier is None:
-        return {}
-    return {
-        "host_memory_bytes": tier.capacity,
-        "host_policy": tier.policy,
-        "host_tier": "exclusive" if tier.exclusive else "inclusive",
-    }
 
 
 def of_bounds(own: Identity) -> Identity:

@@ -7,7 +7,7 @@ else to the disk where it reads such a thing, else to what was queued before.
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heapreplace
 from operator import itemgetter
@@ -19,6 +19,7 @@ from sim.core.tiers import TieredCore
 from sim.machine.behind import WithMore
 from sim.machine.link import Link
 from sim.machine.listener import SpanListener
+from sim.machine.page_cache import PageCache
 from sim.machine.predictor import Predictor
 
 NEVER = 1 << 62
@@ -33,6 +34,10 @@ class Reads:
     back_ns: Callable[[int], int]
     """Of so many bytes that go from the GPU back to the host, before the next chunk."""
     lanes: int = 1
+    page_cache: int = 0
+    """Bytes of the operating system's page cache."""
+    cached_ns: Sequence[int] = ()
+    """Of each chunk that it serves: on a lane, as it is the reader's copy, but not on the drive."""
 
 
 class Stage(Link):
@@ -55,6 +60,8 @@ class Stage(Link):
         self.ask, self.wants, self.price, self.places, self.lanes = ask, wants, price, places, lanes
         self.began: dict[int, int] = {}
         """When each chunk that is under way began, or is to begin."""
+        self.elsewhere: Collection[int] = ()
+        """The chunks under way whose time is that of somebody else than this stage's device."""
         self._free = [0] * lanes  # a heap of when each lane is free
 
     def hand_over(self, now: int) -> None:
@@ -63,13 +70,14 @@ class Stage(Link):
             if chunk == NONE:
                 return
             ns = self.price(chunk)
-            self.busy_ns += ns
+            self.busy_ns += 0 if chunk in self.elsewhere else ns
             begin = self.began[chunk] = max(now, self._free[0])
             heapreplace(self._free, begin + ns)
             insort(self.under_way, (begin + ns, chunk), key=itemgetter(0))  # of one end, the one that began first
 
     def busy_after(self, now: int) -> int:
-        return sum(min(end - self.began[chunk], end - now) for end, chunk in self.under_way)
+        own = ((end, chunk) for end, chunk in self.under_way if chunk not in self.elsewhere)
+        return sum(min(end - self.began[chunk], end - now) for end, chunk in own)
 
     def carried(self, now: int) -> list[int]:
         """The chunks that are on a lane from ``now`` on; those that wait for one are not."""
@@ -96,14 +104,12 @@ class WithDisk(WithMore):
             return copy_ns[chunk] + (back_ns(owed) if owed else 0)
 
         link = Stage(core, core.next_chunk, lambda: core.pending, copying, depth * lanes, lanes)
-        self.disk = Stage(
-            core,
-            core.next_read,
-            lambda: core.reading,
-            reads.read_ns.__getitem__,
-            reads.lanes,
-            reads.lanes,
-        )
+        reading: Callable[[int], int] = reads.read_ns.__getitem__
+        self.pages = pages = PageCache(core.state.chunk_bytes, core.state.chunks, reads.page_cache)
+        if reads.page_cache:
+            reading = pages.priced(reads.read_ns, reads.cached_ns)
+        self.disk = Stage(core, core.next_read, lambda: core.reading, reading, reads.lanes, reads.lanes)
+        self.disk.elsewhere = pages.serves
         self.reads: deque[tuple[int, int]] = self.disk.under_way
         self.stage = link
         super().__init__(core, link, predictor, listener)
@@ -122,6 +128,7 @@ class WithDisk(WithMore):
         if which == 0:
             _, chunk = reads.popleft()
             self.listener.read(self.disk.began.pop(chunk), end, chunk)
+            self.pages.read_done(chunk)
             core.read_done(chunk, end)
         elif which == 1:
             _, chunk = copies.popleft()

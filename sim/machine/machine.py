@@ -15,6 +15,7 @@ from sim.machine.gpu import Gpu
 from sim.machine.host import Root, WithHost
 from sim.machine.link import Lanes, Link
 from sim.machine.listener import NOBODY, SpanListener
+from sim.machine.page_cache import PageCache
 from sim.machine.predictor import Predictor
 from sim.machine.several import Gpus
 from sim.machine.timings import Timings, served_timings
@@ -56,6 +57,7 @@ class Machine:
         copy_ns = [costs.copy_ns(b) for b in core.state.chunk_bytes]
         predictor = Predictor(predictor_threads, self.listener)
         self.disk: Link | None = None
+        self.pages: PageCache | None = None
         self.gpu: Gpu | Gpus
         self.links: Sequence[Link]
         if isinstance(core, SeveralCore):
@@ -79,6 +81,7 @@ class Machine:
                 assert reads is not None
                 behind = WithDisk(core, copy_ns, depth, lanes, reads, predictor, self.listener)
                 self.disk = behind.disk
+                self.pages = behind.pages if reads.page_cache else None
             elif core.places is not None and core.setup.host is not None:
                 behind = WithHost(core, core.setup.host, copy_ns, depth, lanes, predictor, self.listener)
             else:
@@ -96,6 +99,8 @@ class Machine:
             self.core.measure_from(start)
             for link in (*self.links, *filter(None, [self.disk])):
                 link.busy_ns = link.busy_after(start)
+            if self.pages is not None:
+                self.pages.measure()
             self.timings = Timings()
             self.listener.start(start)
         now = self._replay(measured)
@@ -105,6 +110,7 @@ class Machine:
             gpu.link_busy_ns = busy_ns
         if self.disk is not None and self.core.accounts.tier is not None:
             self.core.accounts.tier.busy_ns = self.disk.busy_ns - self.disk.busy_after(now)
+            self.core.accounts.tier.page_cache = None if self.pages is None else self.pages.counts
         return self.core.finish(now)
 
     def _replay(self, passes: Iterable[Pass] | Serving) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from sim.prices.disk import AUTO
 from sim.prices.hardware import HardwareProfile
 from sim.prices.model import ModelProfile
 from traces.kit import conf
@@ -36,8 +37,8 @@ def figures(profile: Mapping[str, Any], *, several: bool | None = None) -> dict[
     """A profile without its title: what results depend on, and what tells two of them apart.
 
     What was always so, before one could say otherwise, is not said: not tied, no bytes of the dense part, one lane, one
-    GPU, no disk. Nor, of a machine with one, what only ``several`` GPUs have (None: as the profile says): peers and a
-    root.
+    GPU, no disk, no page cache (nor what only it depends on). Nor, of a machine with one, what only ``several`` GPUs
+    have (None: as the profile says): peers and a root.
     """
     of_several = {"peer", "root_gb_per_s"}
     unsaid = [("tied_embeddings", False), ("dense_bytes", None), ("gpus", 1), ("disk", None)]
@@ -46,6 +47,11 @@ def figures(profile: Mapping[str, Any], *, several: bool | None = None) -> dict[
     said = {key: value for key, value in profile.items() if key not in left_out and (key, value) not in unsaid}
     if isinstance(link := said.get("link"), Mapping):
         said["link"] = {key: value for key, value in link.items() if (key, value) != ("lanes", 1)}
+    disk, host = said.get("disk"), said.get("host")
+    if isinstance(disk, Mapping) and not disk.get("page_cache"):
+        said["disk"] = {key: value for key, value in disk.items() if not key.startswith("page_cache")}
+    if isinstance(host, Mapping) and (not isinstance(disk, Mapping) or disk.get("page_cache") != AUTO):
+        said["host"] = {key: value for key, value in host.items() if key != "memory_bytes"}
     if isinstance(sources := said.get("sources"), Mapping):
         new = ("peer", ""), ("root_gb_per_s", ""), ("disk", "")
         kept = {key: value for key, value in sources.items() if key not in left_out and (key, value) not in new}

@@ -7,11 +7,14 @@ from itertools import accumulate, pairwise
 from typing import Annotated, Any
 
 from sim.prices.curves import Affine, Table, ceil
-from traces.kit.readers import Delay, Threads, number, refusal, whole
+from traces.kit.errors import UserError
+from traces.kit.readers import Delay, Threads, nullable, number, refusal, whole
+from traces.kit.units import parse_bytes
 
 LONGEST_READ = 2**40
 """Bytes of one read, beyond which a point of a table is a slip."""
 MOST_READS = 64
+AUTO = "auto"
 Bandwidth = Fraction | dict[int, Fraction]
 
 
@@ -39,6 +42,16 @@ def _size(key: Any, where: str) -> int:
     return found
 
 
+def _page_cache(value: Any, where: str) -> int | str:
+    """Bytes, as text, too; 0 for null; or AUTO."""
+    if value is None or value == AUTO or (value == 0 and value is not False):
+        return AUTO if value == AUTO else 0
+    try:
+        return parse_bytes(value, where)
+    except UserError as error:
+        raise UserError(f"{error}, 0 (none), or auto: what host_memory= leaves of hardware.host.memory_bytes") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Disk:
     """From disk to host memory. A read takes its latency and its bytes at the bandwidth of reads of its size."""
@@ -50,6 +63,10 @@ class Disk:
     lanes: Threads = 1  # chunks that are read at once, each at the rate above
     reads_per_expert: Annotated[int, whole(1, MOST_READS)] = 1
     """1: an expert lies in one piece; 3: its gate, up and down matrices lie apart."""
+    page_cache: Annotated[int | str, _page_cache] = 0
+    """Bytes of the operating system's cache of what was read; 0: none; AUTO: what the host has left for it."""
+    page_cache_gb_per_s: Annotated[Fraction | None, nullable(number())] = None
+    """Of one lane while all are busy, out of the page cache; null: inferred (DiskPrices.cached_gb_per_s)."""
 
 
 class DiskPrices:
@@ -84,6 +101,16 @@ class DiskPrices:
             sum(self.read_ns(max(0, min(end, b) - max(begin, a))) for a, b in pairwise(cuts))
             for begin, end in pairwise(ends)
         ]
+
+    def cached_gb_per_s(self, dram_gb_per_s: Fraction | None) -> Fraction | None:
+        """Of one lane out of the page cache: as the profile says, or inferred from the host's memory, of which all
+        lanes together get half, as a copy reads and writes it. None: nothing is known.
+
+        An upper limit: a thread alone reaches less of a fast memory.
+        """
+        if self.disk.page_cache_gb_per_s is not None or dram_gb_per_s is None:
+            return self.disk.page_cache_gb_per_s
+        return dram_gb_per_s / 2 / self.disk.lanes
 
     def floor_ns(self, nbytes: int) -> int:
         """At most how long all lanes together read `nbytes`, however they are cut: every read at the best rate."""

@@ -75,6 +75,7 @@ class Host:
     cpu_tflops: Optional = None  # 10^12 flop/s of all of them, at the dtype in which models compute
     workers: Threads = 1  # experts that they compute at a time, each by its even share of the threads
     predictor_threads: Threads
+    memory_bytes: Annotated[int | None, nullable(whole(1))] = None  # that experts and the page cache share
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,10 @@ def _columns() -> Iterator[Column]:
     )
     yield Column("host_policy", text, "", "who stays there", "config.host_policy")
     yield Column("host_tier", text, "", "inclusive or exclusive", "config.host_tier")
+    yield Column("page_cache_bytes", whole, "B", "of the page cache below it; null: none", "config.page_cache_bytes")
+    for who, what in {"page_cache": "out of the page cache", "disk": "from the drive beside it"}.items():
+        name = f"{who}_bytes_per_token"
+        yield Column(name, number, "B", f"read {what}, per generated token", f"host_memory.{name}")
     yield Column("compute", text, "", "how compute is priced", "provenance.compute")
     yield Column("predictors", text, "JSON", "SHA-256 of the fitted predictors, by name")
     yield Column("device", text, "", "where a device's run was measured", "provenance.device.name")

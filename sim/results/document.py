@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sim.core.accounts import (
 from sim.core.core import Core
 from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
-from sim.results.host_memory import of_host_memory
+from sim.results.host_memory import of_host_memory, totals_of
 from sim.results.predictions import predictions
 from sim.results.quality import quality
 from sim.results.serving.section import OwnBounds, serve
@@ -140,7 +140,7 @@ def document(
             "compute_ns": accounts.compute_ns,
             **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
             **_on_the_host(accounts),
-            **({"host_memory": asdict(accounts.tier)} if accounts.tier is not None else {}),
+            **({"host_memory": totals_of(accounts.tier)} if accounts.tier is not None else {}),
             **({"peer_ns": accounts.peer_ns} if gpus > 1 else {}),
             "stall_ns": dict(zip(accounts.causes, accounts.stall_row(), strict=True)),
             "demand_bytes": accounts.demand_bytes,

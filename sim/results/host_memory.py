@@ -1,9 +1,10 @@
 """What a result says of a host memory that does not hold all experts, and of the disk below it."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from sim.core.accounts import Accounts
+from sim.core.accounts import Accounts, TierAccounts
 from traces.kit.units import format_bytes
 
 
@@ -12,6 +13,11 @@ def held_by_host(config: Mapping[str, Any]) -> str:
     if config.get("host_memory_bytes") is None:
         return "-"
     return f"{format_bytes(config['host_memory_bytes'])} {config['host_tier']} {config['host_policy']}"
+
+
+def totals_of(tier: TierAccounts) -> dict[str, Any]:
+    """Its integers, as ``totals`` has them: of a page cache where there is one."""
+    return {key: value for key, value in asdict(tier).items() if value is not None}
 
 
 def of_host_memory(config: Mapping[str, Any], accounts: Accounts, tokens: int) -> tuple[dict[str, Any], dict[str, str]]:
@@ -30,6 +36,12 @@ def of_host_memory(config: Mapping[str, Any], accounts: Accounts, tokens: int) -
         "speculative_bytes_per_token": (tier.speculative_bytes, tokens, "no tokens were generated"),
         "disk_utilisation": (tier.busy_ns, wall, "no time passed"),
     }
+    if (cache := tier.page_cache) is not None:
+        shares |= {
+            "page_cache_share": (cache.nbytes, tier.read_bytes, "nothing was read"),
+            "page_cache_bytes_per_token": (cache.nbytes, tokens, "no tokens were generated"),
+            "disk_bytes_per_token": (cache.disk_bytes, tokens, "no tokens were generated"),
+        }
     said = {
         "capacity_bytes": config["host_memory_bytes"],
         "policy": config["host_policy"],

@@ -181,6 +181,8 @@ def _of_host_memory(tier: Mapping[str, Any], totals: Mapping[str, int], tokens: 
     hits = "nothing loaded" if there is None else f"{100 * there:.1f} % of {totals['lookups']:,} loads there"
     parts = [(totals["demand_bytes"], "on demand"), (totals["speculative_bytes"], "ahead")]
     reads = " + ".join(f"{format_bytes(round(n / tokens))} {what}" for n, what in parts if n) or "nothing"
+    if (cached := tier.get("page_cache_share")) is not None:
+        reads += f", {100 * cached:.1f} % out of the page cache"
     share = "" if busy is None else f", disk busy {100 * busy:.1f} %"
     return (
         f"host memory {format_bytes(tier['capacity_bytes'])} ({tier['tier']}, {tier['policy']}): {hits};"

@@ -79,6 +79,6 @@ def test_it_is_what_must_be_read(gpu: int, host: int, reads: int) -> None:
 
 def floor_of(events: Sequence[Sequence[int]], gpu: int, host: int) -> int:
     setup, disk = make_setup([10], N, 10 * gpu), FlatDisk(per_read=3, per_byte=2, lanes=2)
-    floor = disk_floor(Future.of(events, N), setup, 10 * host, disk.reads(setup).read_ns, disk.lanes, warm=False)
+    floor = disk_floor(Future.of(events, N), setup, 10 * host, disk.reads(setup), warm=False)
     assert floor.ns == floor.nbytes * 23 // 10 // 2
     return floor.nbytes

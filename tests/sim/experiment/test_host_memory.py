@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ from traces.kit.readers import record
 DISK = {"gb_per_s": {"4": 0.5, "12": 1}, "latency_us": 0.002}
 """An expert of 12 bytes takes 2 + 12 ns."""
 WITH_DISK: Mapping[str, Any] = {**MACHINE, "disk": DISK}
+MEMORY = 60
+"""Of the host."""
+
+
+def with_cache(page_cache: Any, **changes: Any) -> dict[str, Any]:
+    """That machine with a page cache, out of which 12 bytes take 3 ns."""
+    disk = {**DISK, "page_cache": page_cache, "page_cache_gb_per_s": 4, **changes}
+    return {**WITH_DISK, "disk": disk, "host": {**MACHINE["host"], "memory_bytes": MEMORY}}
+
+
+SMALL = {**with_cache("auto"), "host": {**MACHINE["host"], "memory_bytes": 35}}
 EXPERTS = [2, 0, 1, 2, 3, 2, 1, 0, 3, 2]
 
 
@@ -44,6 +56,7 @@ def made(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         "exclusive": {"host_tier": "exclusive"},
         "all": {"host_memory": "100%", "bounds": True},
         "none": {"host_memory": None, "bounds": True},
+        "cached": {"bounds": True, "hardware": with_cache(36)},
     }.items():
         every[name] = run_config(replace(base, **changes), out).document
     return out, every
@@ -60,6 +73,40 @@ def test_the_result_adds_up(made: tuple[Path, dict[str, Any]]) -> None:
         assert totals["stall_ns"]["disk_read"] > 0
         assert found["host_memory"]["hit_rate"] == tier["hits"] / tier["lookups"]
     assert made[1]["exclusive"]["totals"]["host_memory"]["returned_bytes"] > 0
+
+
+def test_what_is_read_twice_is_read_out_of_the_page_cache(made: tuple[Path, dict[str, Any]]) -> None:
+    """It changes no decision, and who served what adds up."""
+    some, cached = made[1]["some"], made[1]["cached"]
+    tier, usual = cached["totals"]["host_memory"], some["totals"]["host_memory"]
+    pages = tier["page_cache"]
+    assert pages["nbytes"] > 0
+    assert pages["nbytes"] + pages["disk_bytes"] == tier["demand_bytes"] == usual["demand_bytes"]
+    assert tier["busy_ns"] == pages["disk_reads"] * 14
+    assert cached["totals"]["wall_ns"] < some["totals"]["wall_ns"]
+    assert cached["provenance"]["decision_digest"] == some["provenance"]["decision_digest"]
+    assert cached["config"]["page_cache_bytes"] == 36
+    assert cached["host_memory"]["page_cache_share"] == pages["nbytes"] / tier["demand_bytes"]
+    assert cached["bounds"]["time_lower_bound"]["disk_bytes"] <= pages["disk_bytes"]
+    assert not {key for key in (*usual, *some["host_memory"], *some["config"]) if "page_cache" in key}
+
+
+@pytest.mark.parametrize(("held", "page_cache"), [(12, 48), (24, 36), (48, 12)])
+def test_what_host_memory_leaves_is_the_page_cache(base: RunConfig, held: int, page_cache: int) -> None:
+    auto = identify(make_cell(replace(base, host_memory=held, hardware=with_cache("auto"))), ())
+    assert auto.resolved["page_cache_bytes"] == page_cache
+
+
+def test_where_nothing_is_left_there_is_none(base: RunConfig) -> None:
+    assert "page_cache_bytes" not in identify(make_cell(replace(base, hardware=SMALL)), ()).resolved
+
+
+def test_half_of_the_memory_is_inferred() -> None:
+    disk = record(Disk)({"gb_per_s": 1, "latency_us": 0, "page_cache": "1KB", "lanes": 2}, "disk")
+    assert disk.page_cache == 1000
+    assert DiskPrices(disk).cached_gb_per_s(Fraction(90)) == 90 / Fraction(4)
+    assert DiskPrices(disk).cached_gb_per_s(None) is None
+    assert DiskPrices(replace(disk, page_cache_gb_per_s=Fraction(7))).cached_gb_per_s(Fraction(90)) == 7
 
 
 def test_a_host_that_holds_all_is_as_one_without_a_disk(made: tuple[Path, dict[str, Any]]) -> None:
@@ -92,7 +139,7 @@ def test_tables_have_it_and_read_what_is_older(made: tuple[Path, dict[str, Any]]
     assert set(runs.loc[~whole, "host_tier"]) == {"inclusive", "exclusive"}
     layers = load_layers(made[0])
     by_run = layers.groupby("folder")["stall_disk_read_ns"].sum()
-    assert sorted(by_run > 0) == [False, False, True, True]
+    assert sorted(by_run > 0) == [False, False, True, True, True]
     stalls = dict(zip(runs["folder"], runs["stall_disk_read_ms_per_token"] * runs["generated_tokens"], strict=True))
     assert by_run.to_dict() == pytest.approx({folder: ms * 1e6 for folder, ms in stalls.items()})
 
@@ -116,7 +163,10 @@ def test_its_address_is_its_own_and_without_it_no_disk_is_in_any(base: RunConfig
         *(key(hardware={**WITH_DISK, "disk": {**DISK, f: 2}}) for f in ("lanes", "reads_per_expert")),
         key(host_memory=None),
     ]
+    cached = [with_cache(12), with_cache(24), with_cache("auto"), with_cache(24, page_cache_gb_per_s=1)]
+    keys += [key(hardware=hardware) for hardware in cached]
     assert len(set(keys)) == len(keys)
+    assert key(hardware=with_cache(0)) == key(hardware=with_cache(None)) == key()
     assert key(host_memory=None) == key(host_memory=None, hardware=MACHINE) == key(host_memory=None, hardware=slow)
     assert key(host_memory=24) == key(host_memory="24B") == key(host_memory="50%")
 
@@ -129,6 +179,12 @@ def test_its_address_is_its_own_and_without_it_no_disk_is_in_any(base: RunConfig
         ({"hardware": MACHINE}, "host_memory=24: hardware=by_hand has no disk"),
         ({"hardware": {**WITH_DISK, "gpus": 2, "peer": None}, "placement": "replicate"}, "of one GPU so far"),
         ({"timeline": True}, "timeline=true: shows no disk"),
+        ({"hardware": with_cache(11)}, "page_cache=11: whole experts are cached; allowed: at least 12 bytes"),
+        ({"hardware": with_cache("8QB")}, "page_cache='8QB': not a positive size; allowed: "),
+        ({"hardware": with_cache("none")}, "or auto: what host_memory= leaves of hardware.host.memory_bytes"),
+        ({"hardware": {**with_cache("auto"), "host": MACHINE["host"]}}, "memory_bytes, which is null; allowed: bytes"),
+        ({"hardware": SMALL, "host_memory": 36}, "host_memory=36: more than hardware.host.memory_bytes=35, of which"),
+        ({"hardware": with_cache(24, page_cache_gb_per_s=0)}, "page_cache_gb_per_s=0: allowed: a finite number above"),
         ({"policy": {"name": "static_split"}}, "policy=static_split has the host compute, which needs all experts"),
     ],
 )

@@ -78,9 +78,14 @@ class FlatDisk:
     per_byte: int = 2
     lanes: int = 1
     per_back: int = 4
+    page_cache: int = 0
+    per_cached_byte: int = 1
 
     def read_ns(self, nbytes: int) -> int:
         return self.per_read + self.per_byte * nbytes
+
+    def cached_ns(self, nbytes: int) -> int:
+        return self.per_cached_byte * nbytes
 
     def back_ns(self, nbytes: int) -> int:
         return self.per_back + nbytes
@@ -89,7 +94,8 @@ class FlatDisk:
         """As the engine takes them."""
         every = [size for size in setup.expert_bytes for _ in range(setup.n_experts)]
         sizes = [b for size in every for b in split_chunks(size, setup.chunks)]
-        return Reads([self.read_ns(b) for b in sizes], self.back_ns, self.lanes)
+        cached_ns = [self.cached_ns(b) for b in sizes]
+        return Reads([self.read_ns(b) for b in sizes], self.back_ns, self.lanes, self.page_cache, cached_ns)
 
 
 FREE_LINK = FlatCosts(per_copy=0, per_byte=0)

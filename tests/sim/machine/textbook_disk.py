@@ -12,7 +12,7 @@ import simpy
 
 from policies import registry
 from policies.api import Actions, LayerEvent, Policy, Setup, View
-from sim.core.accounts import TierAccounts
+from sim.core.accounts import PageCacheAccounts, TierAccounts
 from sim.core.core import StepSignals
 from sim.core.host_memory import HostTier
 from tests.sim.machine.cases import FlatDisk
@@ -58,6 +58,8 @@ class TextbookDisk(Textbook):
         self.memory: dict[int, Held] = {}
         self.heads = simpy.Resource(self.env, capacity=disk.lanes)
         self.on_disk: list[int] = []  # experts of the reads under way
+        self.from_cache: list[int] = []  # those of them that the page cache serves
+        self.cached: list[tuple[int, list[int]]] = []  # experts and numbers of their cached chunks, the last read last
         self.told: set[int] = set()  # of whose load the keeper has heard
         self.asker = ""
         self.owed = 0
@@ -80,7 +82,9 @@ class TextbookDisk(Textbook):
         return self.accounts.tier
 
     def begin_window(self) -> None:
-        self.accounts.tier = TierAccounts(start_bytes=sum(held.nbytes for held in self.memory.values()))
+        pages = PageCacheAccounts() if self.disk.page_cache else None
+        held = sum(held.nbytes for held in self.memory.values())
+        self.accounts.tier = TierAccounts(start_bytes=held, page_cache=pages)
         self.most = self.bytes_held()
 
     # Who is in host memory
@@ -176,10 +180,32 @@ class TextbookDisk(Textbook):
                 self.counts.speculative_bytes += nbytes
             else:
                 self.counts.demand_bytes += nbytes
-            held.given += 1
             self.charge()
             self.on_disk.append(load.expert)
-            self.env.process(self.read_chunk(load.expert, nbytes))
+            from_cache = self.is_cached(load.expert, held.given, nbytes)
+            held.given += 1
+            self.env.process(self.read_chunk(load.expert, nbytes, from_cache))
+
+    def is_cached(self, expert: int, number: int, nbytes: int) -> bool:
+        """Whether the page cache has a chunk that is to be read; from now on it does, if its expert fits."""
+        if (pages := self.counts.page_cache) is None:
+            return False
+        known = [numbers for name, numbers in self.cached if name == expert]
+        numbers = known[0] if known else []
+        self.cached = [entry for entry in self.cached if entry[0] != expert] + [(expert, numbers)]
+        while self.cached and sum(sum(self.chunks_of(name)) for name, _ in self.cached) > self.disk.page_cache:
+            fits = sum(self.chunks_of(expert)) <= self.disk.page_cache
+            self.cached.pop(0 if fits else -1)
+        found = number in numbers
+        if found:
+            pages.reads += 1
+            pages.nbytes += nbytes
+            self.from_cache.append(expert)
+        else:
+            numbers.append(number)
+            pages.disk_reads += 1
+            pages.disk_bytes += nbytes
+        return found
 
     def choose_read(self) -> Load | None:
         wanted = list(self.unread(self.demand))
@@ -206,12 +232,14 @@ class TextbookDisk(Textbook):
     def can_copy(self, load: Load) -> bool:
         return load.expert in self.memory and load.handed < self.memory[load.expert].done
 
-    def read_chunk(self, expert: int, nbytes: int) -> Process:
+    def read_chunk(self, expert: int, nbytes: int, from_cache: bool) -> Process:
         with self.heads.request() as turn:
             yield turn
-            yield self.after(self.disk.read_ns(nbytes), READ)
+            yield self.after(self.disk.cached_ns(nbytes) if from_cache else self.disk.read_ns(nbytes), READ)
         self.charge()
         self.on_disk.remove(expert)
+        if from_cache:
+            self.from_cache.remove(expert)
         self.memory[expert].done += 1
         self.hand_over()
 
@@ -254,7 +282,7 @@ class TextbookDisk(Textbook):
     def charge(self) -> None:
         now, since = self.env.now, self.charged_until
         self.accounts.link_busy_ns += len(self.copying) * (now - since)
-        self.counts.busy_ns += len(self.on_disk) * (now - since)
+        self.counts.busy_ns += (len(self.on_disk) - len(self.from_cache)) * (now - since)
         if (self.copying or self.on_disk) and self.woken is not None:
             self.accounts.stall_ns[self.kind][self.layer][self.cause()] += now - max(since, self.waiting_since)
         self.charged_until = now

@@ -66,7 +66,7 @@ def test_every_column_of_a_result_is_filled_by_some_run(tmp_path: Path) -> None:
     out = f"out={tmp_path}"
     several = ["policy=lru", "hardware.gpus=2", "hardware.peer={gb_per_s: 20, latency_us: 10}"]
     mixed = ["policy=hobbit", "policy.weights=0.25/0.25/0.25/0.25", "limit=1"]
-    above = ["policy=lru", "host_memory=25%"]
+    above = ["policy=lru", "host_memory=25%", "hardware.disk.page_cache=2GB"]
     for words in (["policy=gate_ahead"], ["policy=daop"], several, above, mixed):
         assert main(["run", "budget=50%", "limit=2", "hardware=h100", out, *words]) == 0
     busy = ["workload=online", "workload.rate=20", "workload.count=6", "workload.slo='ttft<=1s'", "kv=200MB"]

@@ -6,7 +6,7 @@ from statistics import median
 
 from real.beside.told import markdown
 from real.evaluate.evaluation import GRIDS, Evaluation
-from real.serving.told import arrivals
+from real.validation.arrivals import arrivals
 from real.validation.tables import number, share, table
 from real.validation.verdict import agrees, judgement
 from real.validation.writing import word, write_results

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from real.serving.beside import arrivals_in_words
-from real.serving.told import arrivals
+from real.validation.arrivals import arrivals
 from real.validation.tables import number, or_dash, share, table
 from sim.experiment.online import NAME
 from sim.results.label import label

@@ -11,6 +11,10 @@ PROGRAM = Program(
             "replay a trace: latency, hits, bytes and stalls, beside the bounds that no lossless policy can beat",
         ),
         "plan": ("sim.plan.words:main", "does it fit, and how fast, before anything is downloaded"),
+        "capacity": (
+            "sim.capacity.words:main",
+            "the highest rate of arrivals at which requests keep within their objectives, by policy and budget",
+        ),
         "compare": (
             "sim.results.compare.cli:main",
             "the policies in a folder of results, over budgets: which is faster, by how much, and how sure that is",

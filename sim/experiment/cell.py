@@ -19,7 +19,7 @@ from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
 from sim.experiment.host_memory import check_policy, reads_of, tier_of, used
 from sim.experiment.lacks import There, check
-from sim.experiment.served import arriving, room_of
+from sim.experiment.served import arriving, room_of, split
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
@@ -136,6 +136,7 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
                 " a trace is priced only as a model of its own routing shape"
             )
     hardware = used(HardwareProfile.from_dict(config.hardware), config)
+    config = split(config, model, hardware)
     spread = spread_of(config.placement, hardware, model)
     costs = Costs(model, hardware, dtype, spread)
     # A predictor was fitted on the train requests, those for validation among them.

@@ -89,12 +89,15 @@ class RunConfig:
     host_tier: Annotated[str, text(*HOST_TIERS)] = "inclusive"
     kv: Annotated[str | int | None, online.kv] = None
     """GPU bytes for the KV cache of ``workload=online``; None: for the longest ``max_num_seqs`` requests."""
+    kv_share: Annotated[str | None, nullable(online.share)] = None
+    """Of the room for experts and KV cache together, the part for the latter; ``budget`` is then ``auto``."""
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:
         """Check names, types and ranges of the top-level keys. UserError names the first that is wrong."""
         found = record(cls)(composed, "")
         online.check_kv(found.kv, found.workload)
+        online.check_share(found.kv_share, found.kv, found.budget, found.workload)
         for key, usual in (("host_policy", "lru"), ("host_tier", "inclusive")):
             if found.host_memory is None and (given := getattr(found, key)) != usual:
                 raise UserError(f"{key}={given}: of host_memory=, which is null; allowed here: {usual}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,7 @@ from traces.kit.readers import nullable, number, record, refusal, text, truth, w
 from traces.kit.units import format_bytes, parse_bytes
 
 NAME = "online"
+_SHARE = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,9})?)%", re.ASCII)
 MOST = 10**7
 """Arrivals of a run."""
 
@@ -115,6 +117,32 @@ def check_kv(given: str | int | None, workload: Mapping[str, Any]) -> None:
     """UserError for a ``kv=`` that would mean nothing."""
     if given is not None and workload["name"] != NAME:
         raise UserError(f"kv={given}: of workload=online; allowed here: null")
+
+
+def share(value: Any, where: str) -> str:
+    """Reader of ``kv_share=``, a part of a whole."""
+    share_of(value, where)
+    return str(value)
+
+
+def share_of(value: Any, where: str = "kv_share") -> Fraction:
+    """``20%`` as a fifth. UserError for what is not above 0% and below 100%."""
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not 0 < Fraction(match[1]) < 100:
+        raise refusal(value, where, "a share above 0% and below 100%, such as 20%")
+    return Fraction(match[1]) / 100
+
+
+def check_share(given: str | None, kv: str | int | None, budget: str | int, workload: Mapping[str, Any]) -> None:
+    """UserError for a ``kv_share=`` that would mean nothing, or beside what it says as well."""
+    if given is None:
+        return
+    if workload["name"] != NAME:
+        raise UserError(f"kv_share={given}: of workload=online; allowed here: null")
+    if kv is not None:
+        raise UserError(f"kv={kv}: kv_share={given} says how large the KV cache is; allowed: one of them")
+    if budget != "auto":
+        raise UserError(f"budget={budget}: kv_share={given} leaves the rest of the room for experts; allowed: auto")
 
 
 def _clashes(it: Online) -> Iterator[tuple[str, str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sim.experiment.budget import Room
 from sim.experiment.config import RunConfig
-from sim.experiment.online import NAME, read_online
+from sim.experiment.online import NAME, read_online, share_of
 from sim.prices import HardwareProfile, ModelProfile
 from sim.workload.online import registry
 from sim.workload.online.arrivals import Traffic, traffic
@@ -46,6 +47,20 @@ def of_a_device(config: RunConfig, *, arrivals: bool = False) -> RunConfig:
 def token_bytes(model: ModelProfile) -> int:
     """What one token takes in the KV cache, of all layers."""
     return (model.moe_layers + model.leading_dense_layers.count) * model.kv_bytes_per_token
+
+
+def split(config: RunConfig, model: ModelProfile, hardware: HardwareProfile) -> RunConfig:
+    """The configuration with ``kv`` in the place of ``kv_share``. UserError for a share of less than a block."""
+    if config.kv_share is None:
+        return config
+    room = Room.of(model, hardware, (), 1)
+    nbytes = int(share_of(config.kv_share) * max(0, room.gpu_bytes - room.dense_bytes - room.head_bytes))
+    found = replace(config, kv=nbytes, kv_share=None)
+    try:
+        limits_of(found, model)
+    except UserError as error:
+        raise UserError(f"kv_share={config.kv_share}: {error}") from None
+    return found
 
 
 def limits_of(config: RunConfig, model: ModelProfile) -> Limits:

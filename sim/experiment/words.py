@@ -30,6 +30,8 @@ KEYS = {
     " forms passes (its keys: conf/workload/online.yaml)",
     "workload.batch": "requests that are active at a time  [1]",
     "kv": "of workload=online: GPU bytes for the KV cache, such as 4GB; null: for the longest requests that can meet",
+    "kv_share": "in the place of kv and budget: what share of the room for both is for the KV cache, such as 20%; the"
+    " rest is for experts, with budget=auto",
     "warmup": "requests replayed first and not measured",
     "limit": "measure only the first so many requests",
     "placement": "of experts on several GPUs (hardware.gpus=): hash (index modulo GPUs), round_robin, layers (runs of"

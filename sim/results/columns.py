@@ -179,6 +179,7 @@ def _of_serving(whole: str, number: str) -> Iterator[Column]:
     """Of requests that arrive; null in a closed loop."""
     yield Column("rate_per_s", number, "requests/s", "of arrivals, where one was given", "config.workload.rate")
     yield Column("kv_bytes", whole, "B", "GPU memory for the KV cache, where it was given", "config.kv_bytes")
+    yield Column("kv_share", number, "share", "of the room for experts and KV cache, the latter, where it was given")
     yield Column("arrivals", whole, "requests", "that arrived", "serving.arrivals.arrivals")
     yield Column("most_replays", whole, "", "of one recorded request", "serving.arrivals.replays.most")
     for key, what in SERVED.items():
@@ -236,6 +237,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
         made["bytes_low_per_token"] = None if lower is None else lower["copied_bytes"] / tokens
         made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens
         made["peer_ms_per_token"] = totals.get("peer_ns", 0) / 1e6 / tokens
+    made["kv_share"] = _kv_share(result)
     for group in ("model", "hardware"):
         made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)
@@ -252,6 +254,15 @@ def _served(workload: Mapping[str, Any]) -> str | None:
     more = {key: value for key, value in workload.items() if key not in ("name", "batch", "rate", "slo")}
     more = {key: value for key, value in more.items() if key not in plain or value != plain[key]}
     return _json(more) if more else None
+
+
+def _kv_share(result: Mapping[str, Any]) -> float | None:
+    """Of a KV cache whose size was given."""
+    nbytes = result["config"].get("kv_bytes")
+    if nbytes is None:
+        return None
+    room = result["memory"]["room"]
+    return float(nbytes / (room["gpu_bytes"] - room["dense_bytes"] - room["head_bytes"]))
 
 
 def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -60,6 +60,7 @@ VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "measure": lambda r: r["config"].get("measure", "test"),
     "seed": lambda r: str(r["config"]["seed"]),
     "placement": lambda r: r["config"].get("placement") or "-",
+    "KV": lambda r: format_bytes(kv) if (kv := r["config"].get("kv_bytes")) else "-",
     "host memory": lambda r: held_by_host(r["config"]),
 }
 """What has a column where it is not the same in all rows."""

@@ -24,6 +24,10 @@ PROGRAM = Program(
             "the same with pictures, as one HTML page that needs no network",
         ),
         "curve": ("sim.experiment.curve:main", "hit rates of caching policies at many budgets, without a clock"),
+        "regret": (
+            "sim.experiment.regret:main",
+            "where the time goes that the runs in a folder take beyond the bound, and by which evictions",
+        ),
         "timeline": ("sim.results.side_by_side:main", "the timelines of several runs as one, for Perfetto"),
         "check": ("sim.check.cli:main", "does a policy keep the contract?"),
         "bench": ("sim.experiment.bench:main", "the engine's own speed and memory, or a policy's"),

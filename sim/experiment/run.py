@@ -58,7 +58,7 @@ def run_config(
             hosted = outcome.core.places is not None
             outcome.own_bounds = own_bounds(cell, outcome.serving, hosted=hosted) if wanted else None
             wanted = False
-        bounds = _bounds(cell, own, store, progress) if wanted else None
+        bounds = bounds_of(cell, own, store, progress) if wanted else None
         made = result_of(cell, outcome, bounds, own)
         store.write(folder, made, outcome, asdict(config))
         return made
@@ -118,7 +118,7 @@ def _tokens(cell: Cell) -> int:
     return found + (0 if arrives is None else sum(arrival.tokens for arrival in arrives.arrivals))
 
 
-def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:
+def bounds_of(cell: Cell, own: Identity, store: Store, progress: Progress | None = None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
     folder = store.folder(f"bounds-{own.resolved['budget_bytes']}-{of_bounds(own).key}")
     return store.once(folder, "bounds.json", lambda: _new_bounds(cell, store, folder, progress))[0]

@@ -8,6 +8,7 @@ empty axes.
 from sim.results.pictures.bars import fates, stalls
 from sim.results.pictures.budgets import front, hits, latency, link
 from sim.results.pictures.colours import looks
+from sim.results.pictures.gap import gap
 from sim.results.pictures.layers import layers, popularity, reuse
 from sim.results.pictures.lines import bound
 from sim.results.pictures.measured import measured
@@ -18,6 +19,7 @@ __all__ = [
     "bound",
     "fates",
     "front",
+    "gap",
     "hits",
     "latency",
     "layers",

@@ -1,0 +1,105 @@
+"""What ``python -m sim regret`` prints and draws."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from sim.results.gap import PARTS
+from sim.results.pictures.gap import gap
+from traces.kit.drawing import png, svg
+from traces.kit.units import figure, format_bytes
+from traces.kit.whole import writable, write_whole
+
+Row = Mapping[str, Any]
+
+
+TIME = """\
+gap: time of a generated token beyond the bound; of it, what better victims are worth (the row's time less
+belady_forced's), prefetch of the next layer (less perfect_next_layer's) and of all that is to come (less
+oracle_ahead's), and what passes by; below 0: the row does that better than the next"""
+EVICTIONS = """\
+worse: the victim comes back before the one of Belady's rule would; events sooner: by how many layer events, the
+mean of all evictions; worst: the layer, and the age in passes since the victim's last demand, to which most of
+these events belong, and their share"""
+
+
+def show(rows: Sequence[Row], left_out: Sequence[str], console: Console) -> None:
+    """Two tables: of time, and of evictions."""
+    heads = ["gap ms/token", *(f"{name} %" for name in PARTS.values())]
+    console.print(_table(heads, [(row, _gap(row)) for row in rows]))
+    _say(console, TIME)
+    console.print()
+    heads = ["evictions", "worse %", "prefill %", "decode %", "events sooner", "worst layer", "worst age"]
+    console.print(_table(heads, [(row, _evicted(row)) for row in rows]))
+    _say(console, EVICTIONS)
+    for line in left_out:
+        console.print(line, style="yellow", markup=False, highlight=False)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="dim", markup=False, highlight=False)
+
+
+def _table(heads: Sequence[str], rows: Sequence[tuple[Row, Sequence[str]]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("budget", justify="right")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row, words in rows:
+        seed = f", seed {row['seed']}" if row["seed"] else ""
+        table.add_row(f"{row['policy']}{seed}", format_bytes(row["budget_bytes"]), *words)
+    return table
+
+
+def _gap(row: Row) -> list[str]:
+    parts = row["gap_ns"]
+    gap_ns = sum(parts.values())
+    ms = gap_ns / 1e6 / row["generated_tokens"] if row["generated_tokens"] else float("nan")
+    return [figure(ms), *(f"{100 * ns / gap_ns:.1f}" if gap_ns else "-" for ns in parts.values())]
+
+
+def _evicted(row: Row) -> list[str]:
+    found = row["evictions"]
+    n, events = found["evictions"], found["regret_events"]
+    phases = [found["by_phase"][phase] for phase in ("prefill", "decode")]
+    layers = {f"{i}": it["regret_events"] for i, it in enumerate(found["by_layer"])}
+    ages = {name: it["regret_events"] for name, it in found["by_age"].items()}
+    return [
+        f"{n:,}",
+        *(f"{100 * it['worse'] / it['evictions']:.1f}" if it["evictions"] else "-" for it in (found, *phases)),
+        f"{events / n:.1f}" if n else "-",
+        *(_worst(parts, events) for parts in (layers, ages)),
+    ]
+
+
+def _worst(parts: Mapping[str, int], whole: int) -> str:
+    if not whole:
+        return "-"
+    name = max(parts, key=lambda name: parts[name])
+    return f"{name} ({100 * parts[name] / whole:.0f} %)"
+
+
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Of the picture: ms per generated token by part."""
+    return pd.DataFrame(
+        {
+            "policy_label": row["policy"],
+            "lossless": True,
+            "budget_bytes": row["budget_bytes"],
+            **{f"gap_{name}": ns / 1e6 / row["generated_tokens"] for name, ns in row["gap_ns"].items()},
+        }
+        for row in rows
+        if row["generated_tokens"]
+    )
+
+
+def draw_file(rows: Sequence[Row], path: Path) -> None:
+    """Write the picture. UserError where there is no place."""
+    figure_ = gap(frame_of(rows))
+    with writable(f"picture={path}"):
+        write_whole(path, svg(figure_) if path.suffix == ".svg" else png(figure_))

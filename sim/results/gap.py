@@ -1,0 +1,66 @@
+"""What a run's time is above the bound, divided along a path of reference rows, each of which cheats in more.
+
+Row -> ``belady_forced`` (victims by the future) -> ``perfect_next_layer`` (and one layer is prefetched) ->
+``oracle_ahead`` (and all that is to come) -> the bound. A part is the difference of neighbours, so that the parts add
+up to the gap, in whole ns; one below 0 says that the row does better in this respect than the next one on the path, as
+one that prefetches may. Of the last part, *admission* is at most what the link needs for the bytes that
+``belady_forced`` copies beyond ``belady_bypass``: only experts that pass by, or are kept in part, could save them.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+PARTS = {
+    "victims": "victim ranking",
+    "one_layer": "prefetch of one layer",
+    "further": "prefetch further ahead",
+    "admission": "admission",
+    "rest": "the rest",
+}
+"""The parts of a gap, and what they are called."""
+PATH = ("belady_forced", "perfect_next_layer", "oracle_ahead")
+NS_PER_MS = 10**6
+
+
+def parts_of(
+    wall_ns: int, walls: Sequence[int], bound_ns: int, forced_bytes: int, bypass_bytes: int | None, link_ns: int
+) -> dict[str, int]:
+    """By the names of PARTS, in ns; ``walls``: of the rows of PATH; ``link_ns``: of ``bypass_bytes`` at the peak rate.
+
+    They add up to ``wall_ns - bound_ns``.
+    """
+    path = [wall_ns, *walls, bound_ns]
+    victims, one_layer, further, last = (above - below for above, below in pairwise(path))
+    more = (forced_bytes - bypass_bytes) * link_ns // bypass_bytes if bypass_bytes else 0
+    admission = max(0, min(last, more))
+    return dict(zip(PARTS, (victims, one_layer, further, admission, last - admission), strict=True))
+
+
+def gap_of(result: Mapping[str, Any]) -> dict[str, int] | None:
+    """Of the content of a ``result.json``; None where it has no bounds or no reference rows."""
+    bounds, rows = result["bounds"], result["reference"]
+    if bounds is None or not rows:
+        return None
+    time, least = bounds["time_lower_bound"], bounds["belady_bypass"]["bytes"]
+    return parts_of(
+        result["totals"]["wall_ns"],
+        [rows[name]["wall_ns"] for name in PATH],
+        round(time["wall_ms"] * NS_PER_MS),
+        rows["belady_forced"]["link_bytes"],
+        least,
+        round(time["link_ms"] * NS_PER_MS),
+    )
+
+
+def gap_of_bounds(wall_ns: int, bounds: Mapping[str, Any]) -> dict[str, int]:
+    """Of a run whose bounds lie in a cell of their own, a ``bounds.json``."""
+    time, rows = bounds["time_lower_bound"], bounds["reference"]
+    return parts_of(
+        wall_ns,
+        [rows[name]["wall_ns"] for name in PATH],
+        time["ns"],
+        rows["belady_forced"]["link_bytes"],
+        bounds["belady_bypass"]["bytes"],
+        time["link_ns"],
+    )

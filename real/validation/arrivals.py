@@ -30,7 +30,7 @@ def arrivals(rows: Sequence[Mapping[str, Any]], *, whole: bool) -> Iterator[str]
     for row in rows:
         if "serving" in row:
             served = row["serving"]
-            cell = label(row["policy"]), row["budget"]
+            cell: tuple[Any, ...] = (label(row["policy"]), row["budget"])
             if whole:
                 batches = "the same" if served["same_batches"] else "others"
                 cell += (served["arrivals"], f"{served['instances']}", batches)

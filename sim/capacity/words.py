@@ -11,11 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sim.plan.words import known_policies, several, to_be_drawn
+from sim.plan.words import known_policies, several
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
 from traces.kit.telling import say, showing
-from traces.kit.vocabulary import MOST, Format, Out
+from traces.kit.vocabulary import MOST, Format, Out, new_picture
 from traces.kit.words import Between, Others
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Options:
     seed: Annotated[int, Between(0, MOST), "the first of them"] = 0
     rule: Annotated[Literal["all", "median"], "in which of the seeds: in all, or in the median"] = "all"
     within: Annotated[str, a_tolerance, "how close: steps of rates are no larger than this"] = "5%"
-    picture: Annotated[Path | None, to_be_drawn, "draw attainment against rate into FILE.svg or .png"] = None
+    picture: Annotated[Path | None, new_picture, "draw attainment against rate into FILE.svg or .png"] = None
     out: Annotated[Out, "where results are kept; what is there is read"] = Path("outputs")
     format: Annotated[Format, "json: one document on stdout"] = "table"
     rest: Annotated[tuple[str, ...], Others(REST, page), ""] = ()

@@ -129,6 +129,8 @@ class Policy(Needs, ABC):
     clairvoyant: ClassVar[bool] = False
     of_mixed: ClassVar[frozenset[str]] = frozenset()
     """Parameters that say what it makes of a mixed pass (:class:`Step`), and change nothing where there is none."""
+    calibrated: ClassVar[bool] = False
+    """Whether what it :meth:`foretells` are probabilities, from 0 to 1."""
 
     view: View
     actions: Actions
@@ -175,6 +177,14 @@ class Policy(Needs, ABC):
         JSON: texts, true, false, null, whole and finite numbers, lists of these. CoreError for anything else.
         """
         return {}
+
+    def foretells(self, layer: int) -> NDArray[np.floating[Any]] | None:
+        """How likely it holds each expert of ``layer`` to be demanded by the event whose gate runs next, [E].
+
+        For the result (``scores=true``): asked before the gate has run, and not to change what it decides. Their order
+        counts, and their values where it is :attr:`calibrated`. None: it has nothing to say.
+        """
+        return None
 
     def on_step(self, step: Step) -> None:
         """A forward pass begins."""

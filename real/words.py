@@ -105,14 +105,15 @@ def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
 
 def on_one_device(config: RunConfig, *, arrivals: bool = False) -> RunConfig:
     """The configuration as a device has it (:func:`throughout`). UserError for several GPUs and for a disk below host
-    memory, which are simulated alone, and for requests that arrive, unless the command has ``arrivals``."""
-    for key, value, allowed in (
-        ("hardware.gpus", config.hardware.get("gpus", 1), 1),
-        ("host_memory", "null" if config.host_memory is None else config.host_memory, "null"),
+    memory, which are simulated alone, as is what a policy foretells; and for requests that arrive, unless the command
+    has ``arrivals``."""
+    for key, value, allowed, more in (
+        ("hardware.gpus", config.hardware.get("gpus", 1), 1, "several are"),
+        ("host_memory", "null" if config.host_memory is None else config.host_memory, "null", "experts on a disk are"),
+        ("scores", str(config.scores).lower(), "false", "what a policy foretells is"),
     ):
         if value != allowed:
-            more = "several" if allowed == 1 else "experts on a disk"
-            raise UserError(f"{key}={value}: allowed: {allowed} on a device; {more} are simulated only")
+            raise UserError(f"{key}={value}: allowed: {allowed} on a device; {more} simulated only")
     return throughout(of_a_device(config, arrivals=arrivals))
 
 

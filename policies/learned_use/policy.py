@@ -67,6 +67,9 @@ class LearnedUse(Pooled[Scores]):
         assert self.estimate is not None
         return {"loss": round(self.estimate.loss, 6), "ridge": self.estimate.ridge}
 
+    def foretells(self, layer: int) -> Reals:
+        return self.worth[layer]  # as of the layer's gate in the pass before
+
     def on_step(self, step: Step) -> None:
         self.rows = step.rows if step.prefill else 1
 

@@ -43,14 +43,26 @@ class PredictorLine:
         self.waiting = deque[tuple[int, list[int]]]()  # (layer, experts), of nearer layers first
         self.under_way: dict[int, tuple[int, list[int]] | None] = {}  # by tag; None: of no use any more
         self.tags = 0
+        self.asked: dict[int, list[int]] = {}
+        """What was foretold of each layer the last time, however late it is told."""
 
     def ask(self, layer: int, experts: list[int]) -> None:
         """Predict ``experts`` of ``layer``: told when its turn has come and the latency is over."""
+        self.asked[layer] = experts
         if not self.latency_ns:
             self.tell(layer, experts)
             return
         self.waiting.append((layer, experts))
         self._begin()
+
+    def foretold(self, layer: int) -> NDArray[np.float64] | None:
+        """Of the experts of ``layer``, [E]: the first that was named has the most, who was not named none."""
+        named, n_experts = self.asked.get(layer), self.policy.setup.n_experts
+        if named is None:
+            return None
+        found = np.zeros(n_experts)
+        found[np.asarray(named, np.int64) - layer * n_experts] = np.arange(len(named), 0, -1)
+        return found
 
     def pass_by(self, layer: int) -> None:
         """The gate of ``layer`` has run, or with L a step has ended: forget what was asked for up to it."""
@@ -91,6 +103,9 @@ class Foreseen(LRU):
         self.protected: set[int] = set()  # what is predicted, its gate not passed
         self.waiting = deque[int]()  # predicted, not issued
         self.issued: dict[int, None] = {}  # not complete
+
+    def foretells(self, layer: int) -> NDArray[np.float64] | None:
+        return self.line.foretold(layer)
 
     def on_step(self, step: Step) -> None:
         self.pass_by(self.setup.n_layers)

@@ -3,6 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policies.api import LayerEvent, Schedule, Setup, Signal, Step
 from policies.lru import LRU
 from policies.parts.foreseen import PredictorLine, by_tokens
@@ -88,6 +91,9 @@ class ProMoE(LRU):
             command = f"policy.predictor=routing after {command}"
         source = "policy.fitted=null policy.predictor=" if own else "policy.predictor="
         return command, f"{source}routing", f"{source}gate_ahead"
+
+    def foretells(self, layer: int) -> NDArray[np.float64] | None:
+        return self.line.foretold(layer)
 
     def on_step(self, step: Step) -> None:
         self.line.pass_by(self.setup.n_layers)

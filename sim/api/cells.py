@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,18 +31,18 @@ def bounds(*words: str, **keys: Value) -> pd.DataFrame:
     """
     import pandas as pd
 
-    given = {**WHATEVER, **keys}
-    budgets = given.pop("budget")
+    given = _given(words, keys)
+    budgets = given.pop("budget", None)
     several = budgets if isinstance(budgets, Sequence) and not isinstance(budgets, str) else [budgets]
     if not several:
         raise UserError("budget=[]: at least one value is wanted")
-    first = read_config(run_words(words, {**given, "budget": several[0]}))
+    first = read_config(run_words(words, given if budgets is None else {**given, "budget": several[0]}))
     configs = [first, *(replace(first, budget=budget_of(budget)) for budget in several[1:])]
     inputs = Inputs(keep=True)
     cells = [_cell(config, inputs) for config in configs]
     found = floors(cells[0], [cell.setup.budget for cell in cells])
     tokens = sum(_generated(cells[0].trace, request) for request in cells[0].selection.measured)
-    return pd.DataFrame(
+    rows = [
         {
             "budget_bytes": floor.budget_bytes * cells[0].costs.spread.alike,
             "bound_time_ms": floor.ns / 1e6,
@@ -50,7 +50,8 @@ def bounds(*words: str, **keys: Value) -> pd.DataFrame:
             "bound_bytes": floor.nbytes,
         }
         for floor in found
-    )
+    ]
+    return pd.DataFrame(rows)
 
 
 def passes(*words: str, **keys: Value) -> Iterator[Pass]:
@@ -59,8 +60,14 @@ def passes(*words: str, **keys: Value) -> Iterator[Pass]:
     Of each among others ``prefill`` and ``demand``: by layer the numbers (layer * E + index) of the experts demanded,
     in token order. UserError for a mistake, and where requests arrive, as passes then depend on the policy.
     """
-    cell = _cell(read_config(run_words(words, {**WHATEVER, **keys})), Inputs())
+    cell = _cell(read_config(run_words(words, _given(words, keys))), Inputs())
     return passes_of(cell, cell.selection.measured)
+
+
+def _given(words: Sequence[str], keys: Mapping[str, Value]) -> dict[str, Value]:
+    """The keys, and where neither they nor words say it, what does not matter."""
+    said = {word.partition("=")[0] for word in words}
+    return {**{key: value for key, value in WHATEVER.items() if key not in said}, **keys}
 
 
 def _generated(trace: Trace, request: int) -> int:

@@ -29,7 +29,7 @@ def run_words(words: Sequence[str], keys: Mapping[str, Value]) -> tuple[str, ...
     """The words of one run. UserError for a key that there is none of, or several values."""
     found = [*words]
     for key, value in keys.items():
-        if _is_several(value):
+        if _several(value) is not None:
             raise UserError(f"{key}={shown(value)}: several values; allowed: one, or sim.sweep, which runs each")
         found += _of(key, value)
     return _checked(found, "sim.run(KEY=VALUE, ...)")
@@ -39,11 +39,10 @@ def grid_words(words: Sequence[str], keys: Mapping[str, Value]) -> Iterator[tupl
     """The words of each grid that a sweep is made of: one, or one for each choice among mappings. UserError."""
     plain, choices = [*words], list[list[list[str]]]()
     for key, value in keys.items():
-        if not _is_several(value):
+        if (several := _several(value)) is None:
             plain += _of(key, value)
             continue
-        assert isinstance(value, Sequence)
-        each = [_of(key, one) for one in value]
+        each = [_of(key, one) for one in several]
         if not each:
             raise UserError(f"{key}=[]: at least one value is wanted")
         if all(len(own) == 1 for own in each):
@@ -60,8 +59,11 @@ def budget_of(value: object) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
-def _is_several(value: object) -> bool:
-    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+def _several(value: object) -> list[object] | None:
+    """The values, where there are several; None for one."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+        return None
+    return list(value)
 
 
 def _of(key: str, value: object) -> list[str]:
@@ -73,7 +75,7 @@ def _of(key: str, value: object) -> list[str]:
     for inner, own in given.items():
         if not isinstance(inner, str):
             raise UserError(f"{key}: a key {shown(inner)} in it; allowed: texts")
-        if _is_several(own):
+        if _several(own) is not None:
             raise UserError(
                 f"{key}.{inner}={shown(own)}: several values; allowed: one, or a list as **{{'{key}.{inner}': [...]}}"
             )

@@ -91,6 +91,8 @@ class RunConfig:
     """GPU bytes for the KV cache of ``workload=online``; None: for the longest ``max_num_seqs`` requests."""
     kv_share: Annotated[str | None, nullable(online.share)] = None
     """Of the room for experts and KV cache together, the part for the latter; ``budget`` is then ``auto``."""
+    scores: Truth = False
+    """See :mod:`sim.experiment.scoring`."""
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:

@@ -21,7 +21,7 @@ from sim.results.document import Outcome, document
 from traces.kit.errors import one_of
 
 RUN_KEYS = ("chunks", "warmup", "limit", "measure", "seed", "bounds", "log", "timeline")
-OF_THE_POLICY = ("policy", "predictors", "log", "timeline")
+OF_THE_POLICY = ("policy", "predictors", "log", "timeline", "scores")
 """What bounds and reference rows, which all policies share, do not depend on."""
 
 
@@ -58,6 +58,7 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
         **host_memory.resolved(cell.hardware, cell.tier, max(cell.setup.expert_bytes)),
         **{key: getattr(cell.config, key) for key in RUN_KEYS},
         "limit": cell.config.limit if cell.selection.left_out else None,
+        **({"scores": True} if cell.config.scores else {}),
     }
     return Identity(resolved, code_digest(policy["name"]))
 

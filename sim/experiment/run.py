@@ -13,6 +13,7 @@ from sim.experiment.bounds import floors, future_of, own_bounds
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import RunConfig
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
+from sim.experiment.scoring import scoring
 from sim.experiment.served import serving_of
 from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
@@ -96,6 +97,7 @@ def simulate(
             progress(name or policy.name, min(done, total), total)  # a preemption adds to what there is to do
 
     decided = stated(policy)
+    asked = scoring(policy, core) if cell.config.scores and not reference else None
     timeline = timeline_of(cell.setup.gpus) if shown else None
     machine = make_machine(cell, core, note, timeline, charged=not reference)
     measured = serving or passes_of(cell, cell.selection.measured)
@@ -107,7 +109,8 @@ def simulate(
             f"hardware={cell.hardware.name}: a run takes {years:,} years on it, so that a figure is a slip"
             f" ({differing or 'none differs from the shipped profile'}); allowed: up to 146"
         )
-    return Outcome(policy, core, accounts, machine.timings, decided, timeline, serving)
+    told = None if asked is None else asked.told()
+    return Outcome(policy, core, accounts, machine.timings, decided, timeline, serving, scores=told)
 
 
 def _tokens(cell: Cell) -> int:

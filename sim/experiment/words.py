@@ -45,6 +45,8 @@ KEYS = {
     "bounds": "compute the bounds and reference rows as well (true | false)",
     "log": "keep the log of facts, for a replay without a clock (true | false)",
     "timeline": "keep what was when as timeline.json, for Perfetto (true | false)",
+    "scores": "ask the policy before each gate who comes, and keep how right it was on these requests: AUC, log loss"
+    " (true | false)",
     "experiment": "a preset, most of them with -m:",
     "hydra/launcher": "with -m: joblib (all cores), submitit_slurm, ray; each is an extra: pip install '.[joblib]'",
     "hydra.sweeper.n_trials": "of experiment=tune_*: Optuna chooses the values (extra optuna)",

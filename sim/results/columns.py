@@ -30,6 +30,11 @@ SERVED = {
     "itl": "between two tokens, all of them pooled",
     "itl_beside_prefill": "the same where another's prompt was computed meanwhile",
 }
+SCORES = (
+    ("auc", "share", "scores=true: AUC of what the policy foretells, mean"),
+    ("log_loss", "nats", "scores=true: log loss of its probabilities, mean per expert"),
+    ("log_loss_of_share", "nats", "of one who knows the share that is demanded, and no more:"),
+)
 SPREAD = ("mean", "p50", "p90", "p99")
 
 
@@ -47,7 +52,7 @@ class Column:
 def _columns() -> Iterator[Column]:
     text, whole, number, truth = DTYPES
     yield Column("folder", text, "", "the run's folder, below the path that was loaded")
-    yield Column("also_in", text, "JSON", "other folders of this run, which differ in bounds, log or timeline at most")
+    yield Column("also_in", text, "JSON", "other folders of this run, which differ in what is kept beside it at most")
     yield Column("source", text, "", "simulated, or device: measured by real/")
     yield Column("cell", text, "", "the run's address: hash of configuration and code", "provenance.cell")
     yield Column("decision_digest", text, "", "hash of every decision the policy took", "provenance.decision_digest")
@@ -128,6 +133,8 @@ def _columns() -> Iterator[Column]:
         for share in OF_PREDICTIONS:
             name, words = f"predicted_{phase}_{share}", share.replace("_", " ")
             yield Column(name, number, "share", f"{words} of predictions", f"prefetch.predictions.{phase}.{share}")
+    for phase, (score, unit, what) in product(PHASES, SCORES):
+        yield Column(f"score_{phase}_{score}", number, unit, f"{what} of {phase} events", f"scores.{phase}.{score}")
     yield Column(
         "link_utilisation",
         number,

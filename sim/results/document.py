@@ -26,7 +26,7 @@ from sim.core.core import Core
 from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
 from sim.results.host_memory import of_host_memory, totals_of
-from sim.results.predictions import predictions
+from sim.results.predictions import predictions, scores_nulls
 from sim.results.quality import quality
 from sim.results.serving.section import OwnBounds, serve
 from sim.results.timeline import Timeline
@@ -56,6 +56,8 @@ class Outcome:
     """Where requests arrived."""
     own_bounds: OwnBounds | None = None
     """Of the passes as they happened, there."""
+    scores: Mapping[str, Any] | None = None
+    """How well the policy foretold who is demanded, where that was asked for."""
 
     @property
     def generated(self) -> int:
@@ -130,6 +132,7 @@ def document(
         **of_each,
         **of_tier,
         **of_dtypes,
+        **({} if outcome.scores is None else {"scores": outcome.scores}),
         "totals": {
             "requests": len(outcome.timings.requests),
             "generated_tokens": tokens,
@@ -152,7 +155,7 @@ def document(
     }
     result["quality"], of_quality = quality(outcome.policy, accounts)
     result["prefetch"]["predictions"], of_predictions = predictions(outcome.policy, accounts)
-    nulls |= of_quality | of_predictions
+    nulls |= of_quality | of_predictions | scores_nulls(outcome.scores)
     if outcome.wall_ns == 0:
         nulls["throughput_tokens_per_s"] = nulls["link_utilisation"] = "no time passed"
     if bounds is None:

@@ -31,7 +31,7 @@ RESULT = "result.json"
 REQUESTS = ("requests.parquet", "requests.csv")  # a device may lack Parquet
 LAYERS = ("layers.parquet", "layers.csv")
 CONFIG = "config.yaml"
-INERT = ("bounds", "log", "timeline")
+INERT = ("bounds", "log", "timeline", "scores")
 """Keys of a configuration that change no figure of a run: they say what is kept beside it."""
 LATER = ("stall_disk_read_ns",)
 """Columns of tables that a machine without the part does not write: 0."""
@@ -67,7 +67,7 @@ class Found:
         _figures(totals)
         if "device" in source:  # whatever is measured again differs
             return cls(folder, result, complete, f"device {folder}", None, None)
-        window = {"measure": "test", **result["config"]}  # older results name no part
+        window = {"measure": "test", "scores": False, **result["config"]}  # older results name no part
         for key in (*INERT, "limit"):
             window.pop(key, None)
         own = {key: window.pop(key) for key in OF_THE_POLICY}
@@ -92,7 +92,9 @@ def runs(found: Iterable[Found]) -> list[Found]:
     lenders = _lenders(every)
     made = []
     for group in alike.values():
-        best = min(group, key=lambda one: (not one.complete, one.floors is None, one.folder))
+        best = min(
+            group, key=lambda one: (not one.complete, "scores" not in one.result, one.floors is None, one.folder)
+        )
         others = tuple(one.folder for one in group if one is not best)
         made.append(replace(best, result=_with_bounds(best, lenders), also_in=others))
     return sorted(made, key=lambda run: run.folder)

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from policies import registry
+from policies.api import Policy
 from traces.kit.errors import UserError
 
 
@@ -15,9 +16,13 @@ def label(policy: Mapping[str, Any]) -> str:
     return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
 
 
-@cache
 def _defaults(policy: str) -> Mapping[str, Any]:
     try:
-        return registry.defaults(policy)
+        return _of(registry.find(policy))
     except UserError:  # of a package that is not installed here
         return {}
+
+
+@cache
+def _of(policy: type[Policy]) -> Mapping[str, Any]:
+    return registry.defaults(policy.name)  # of a notebook's class, which may be defined again under its name

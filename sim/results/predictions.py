@@ -1,5 +1,6 @@
 """How good a policy's predictions were, of a result."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from policies.api import Policy
@@ -23,6 +24,20 @@ def predictions(policy: Policy, accounts: Accounts) -> tuple[dict[str, Any] | No
     for i, phase in enumerate(PHASES):
         whole[phase] = _foretold(accounts.hit_row(i), f"prefetch.predictions.{phase}", nulls)
     return whole, nulls
+
+
+def scores_nulls(scores: Mapping[str, Any] | None) -> dict[str, str]:
+    """Why what is null of the scores (sim.experiment.scoring) is so."""
+    found = {}
+    for phase, own in (scores or {}).items():
+        silent = "there are no such events" if not own["events"] else "the policy foretold nothing in them"
+        if own["auc"] is None:
+            found[f"scores.{phase}.auc"] = "every expert was demanded in each" if own["answered"] else silent
+        if own["log_loss"] is None:
+            found[f"scores.{phase}.log_loss"] = "its scores are no probabilities" if own["answered"] else silent
+        if own["log_loss_of_share"] is None:
+            found[f"scores.{phase}.log_loss_of_share"] = silent
+    return found
 
 
 def _foretold(row: list[int], prefix: str, nulls: dict[str, str]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             *_by_phase("hit rates in %", result["hit_rate"]),
             *_copies(result),
             *_by_phase("predictions in %", result["prefetch"]["predictions"]),
+            *_scored(result),
             *_fitted(result),
             *_loss(result),
         )
@@ -221,6 +222,19 @@ def _by_phase(title: str, shares: Mapping[str, Any] | None) -> list[Text]:
             parts = [f"{name.replace('_', ' ')} {100 * share:.1f}" for name, share in known]
             said.append(Text(f"  {phase:<8}{', '.join(parts)}"))
     return [Text(title), *said] if said else []
+
+
+def _scored(result: Mapping[str, Any]) -> list[Text]:
+    """How well the policy foretold who is demanded, where that was asked for."""
+    said = []
+    for phase, own in result.get("scores", {}).items():
+        if own["auc"] is not None:
+            even = own["log_loss_of_share"]
+            loss = "" if own["log_loss"] is None else f", log loss {own['log_loss']:.4f} (of the mere share {even:.4f})"
+            said.append(
+                Text(f"  {phase:<8}AUC {own['auc']:.3f}{loss}; {own['answered']:,} of {own['events']:,} events")
+            )
+    return [Text("who is demanded, foretold before the gate"), *said] if said else []
 
 
 def _fitted(result: Mapping[str, Any]) -> list[Text]:

@@ -68,7 +68,7 @@ def test_the_tables_are_those_of_the_code(tmp_path: Path) -> None:
     document = run_config(config(trace, 4 * SIZE, bounds=True, **several), tmp_path / "out").document
     heads = re.findall(r"^\| (`.+?) \| ", SECTIONS["The result"], re.MULTILINE)
     told = sorted(key for head in heads for key in re.findall(r"`(\w+)`", head))
-    assert told == sorted({*document, "host_memory", "versions"})
+    assert told == sorted({*document, "host_memory", "scores", "versions"})
 
 
 class Decided(BaseException):

@@ -233,7 +233,7 @@ def test_what_two_commands_have_means_the_same() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("sim check policy=lru", "policy=lru: no such key; allowed: python -m sim check NAME [NAME ...]"),
+        ("sim check policy=lru", "policy=lru: no such key; allowed: only, variant"),
         ("sim check lru_layr", "policy=lru_layr: unknown; allowed: belady_forced, daop,"),
         ("sim check lru_layr", "; did you mean lru_layer?"),
         ("sim check belady", "; did you mean belady_forced?"),

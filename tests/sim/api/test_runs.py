@@ -1,6 +1,7 @@
 """The API is the command line: the same cells, the same stores, the same tables, the same mistakes."""
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,8 @@ def test_values_say_what_words_say(keys: dict[str, Any], said: list[str]) -> Non
 
 def test_values_of_a_grid_are_told_apart() -> None:
     several = {"policy": ["lru", {"name": "lru", "scope": "layer"}], "trace": ["a,b", "c"], "limit": [None, 1]}
-    rest = ("trace='a,b',c", "limit=null,1")
+    several["seed"] = np.arange(2)
+    rest = ("trace='a,b',c", "limit=null,1", "seed=0,1")
     assert list(grid_words((), several)) == [(*rest, "policy=lru"), (*rest, "policy=lru", "policy.scope=layer")]
 
 
@@ -77,7 +79,7 @@ def test_a_sweep_is_a_grid(tiny: Keys, out: Path, capsys: pytest.CaptureFixture[
     show_compared(compare(out, baseline="on_demand", only=[run.folder.name for run in found]), stdout_console())
     assert str(compared).splitlines() == printed(capsys)
     assert compared.conclusions
-    assert compared.limits
+    assert any(line.startswith("lru was run in 2 settings on these 8 requests") for line in compared.limits)
     assert len(compared.frame) == 3
     assert compared.document["settings"] == {"lru": 2, "on_demand": 1}
 
@@ -103,6 +105,8 @@ def test_a_timeline_is_kept_with_a_run_that_decides_the_same(tiny: Keys, out: Pa
 def test_bounds_are_those_of_the_results(tiny: Keys, out: Path) -> None:
     found = sim.run(policy="lru", out=out, **{**tiny, "bounds": True}).document["bounds"]
     row = sim.bounds(**{**tiny, "budget": ["25%", "50%"]}).iloc[1]
+    words = {key: value for key, value in tiny.items() if key != "budget"}
+    assert sim.bounds("budget=50%", **words).iloc[0].equals(row.rename(0))
     assert row["bound_time_ms"] == found["time_lower_bound"]["wall_ms"]
     assert row["bound_ms_per_token"] == found["time_lower_bound"]["ms_per_token"]
     assert row["bound_bytes"] == found["belady_bypass"]["bytes"]
@@ -158,6 +162,14 @@ def test_a_sweep_wants_values_and_runs_of_one_folder(tiny: Keys, out: Path, tmp_
         sim.bounds(**{**tiny, "chunks": [1, 2]})
     with pytest.raises(sim.UserError, match="workload=online: its passes depend"):
         next(sim.passes(**tiny, workload={"name": "online", "rate": 1}))
+
+
+def test_the_packages_are_typed_where_they_are_installed() -> None:
+    root = Path(sim.__file__).parents[1]
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package in ("traces", "policies", "sim", "real"):
+        assert "py.typed" in data[package]
+        assert (root / package / "py.typed").is_file()
 
 
 def test_every_public_name_is_there() -> None:

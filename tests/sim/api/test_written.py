@@ -14,6 +14,7 @@ from policies.lru import LRU
 from sim.api.words import policy_name
 from sim.experiment.code import code_digest
 from sim.experiment.written import written
+from sim.results.label import label
 
 CELL = """
 import numpy as np
@@ -132,3 +133,9 @@ def test_who_may_not_be_given(change: tuple[str, str], said: str, make: Make) ->
 def test_a_shipped_class_is_its_name(tiny: Mapping[str, Any], out: Path) -> None:
     assert sim.run(policy=LRU, out=out, **tiny).folder == sim.run(policy="lru", out=out, **tiny).folder
     GIVEN.pop("lru")
+
+
+def test_defaults_are_those_of_the_class_as_it_is_now(make: Make) -> None:
+    for change in ("first", "last"):
+        policy_name("policy", make(('way: Way = "first")', f'way: Way = "{change}")')))
+        assert label({"name": "mine", "way": "first"}) == ("mine" if change == "first" else "mine (way=first)")

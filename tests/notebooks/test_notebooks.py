@@ -3,10 +3,15 @@
 import ast
 import base64
 import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import policies.api
+import sim.pictures
+import traces
 from tests.install.installing import script
 from traces.kit.drawing import Picture
 from traces.kit.panels import Panel, together
@@ -50,6 +55,62 @@ def test_outputs_are_those_of_the_code(path: Path, notebook: nbformat.NotebookNo
     assert notebook.metadata.get("executed") == execute.digest(notebook), f"stale: {again}"
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1)), f"not one run from a fresh kernel: {again}"
+
+
+def public() -> dict[str, set[str]]:
+    """What a notebook may use, by module: what is said to be there, and what a policy is written against."""
+    api = {name for name in vars(policies.api) if name[0] != "_"}
+    found = {"sim": {*sim.__all__}, "sim.pictures": {*sim.pictures.__all__}, "traces": {*traces.__all__}}
+    return {**found, "policies.api": api, "real": {"__file__"}}
+
+
+def of_ours(source: str) -> Iterator[str]:
+    """What a cell imports of our packages, and names of modules that it has imported, as ``module.name``."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (f"{alias.name}." for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute | ast.Name):
+            name = f"{ast.unparse(node.value)}.{node.attr}"
+            yield from [name] if re.fullmatch(r"[\w.]+", name) else []
+
+
+def private(source: str) -> list[str]:
+    """Of these the ones that are nobody's but ours."""
+    known, found = public(), []
+    for name in of_ours(source):
+        module, _, own = name.rpartition(".")
+        if module.partition(".")[0] in ("sim", "traces", "policies", "real"):
+            there = own in known.get(module, ()) or not (own or module not in known) or name in known
+            found += [] if there else [name]
+    return found
+
+
+def test_only_public_names_are_used(notebook: nbformat.NotebookNode) -> None:
+    used = [name for cell in code_cells(notebook) for name in of_ours(cell.source)]
+    assert any(name.startswith(("sim.", "real.")) for name in used)
+    assert [name for cell in code_cells(notebook) for name in private(cell.source)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from sim.experiment.run import run",
+        "import sim.experiment.run",
+        "from sim import experiment",
+        "import sim\nsim.experiment.run.run()",
+        "from policies.registry import find",
+        "from traces.kit.drawing import GREY",
+    ],
+)
+def test_a_private_name_is_seen(source: str) -> None:
+    assert private(source)
+
+
+def test_public_names_are_there() -> None:
+    assert [f"{m}.{n}" for m, names in public().items() for n in names if not hasattr(import_module(m), n)] == []
 
 
 def test_outputs_are_small_clean_and_of_no_machine(path: Path, notebook: nbformat.NotebookNode) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,8 +80,12 @@ class Runner(AbstractContextManager["Runner"]):
         self._pool: ProcessPoolExecutor | None = None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if self._pool is None:
+            return
+        if kind is not None:  # nobody waits for what is under way
+            for process in active_children():
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, configs: Sequence[RunConfig]) -> list[Found]:
         """The figures of each, in their order."""
@@ -95,15 +101,31 @@ class Runner(AbstractContextManager["Runner"]):
         """What a function of a module gives for each, in other processes where there are several."""
         if self.workers == 1 or len(arguments) == 1:
             return [function(*given) for given in arguments]
-        return list(self._processes().map(function, *zip(*arguments, strict=True)))
+        return list(self._map(function, *zip(*arguments, strict=True)))
 
     def _found(self, configs: list[RunConfig]) -> Iterable[Found]:
         if self.workers == 1 or (self._pool is None and len(configs) < WORTH):
             return (self._find(config, self.out, self._inputs) for config in configs)
-        return self._processes().map(self._find, configs, [self.out] * len(configs))
+        return self._map(self._find, configs, [self.out] * len(configs))
 
-    def _processes(self) -> ProcessPoolExecutor:
+    def _map(self, function: Callable[..., Any], *arguments: Iterable[Any]) -> Iterator[Any]:
+        """In other processes. UserError where one of them is ended from outside."""
         if self._pool is None:
             # Not forked: a thread of the progress bar may hold a lock just then.
             self._pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
-        return self._pool
+        with _uninterrupted():  # this begins them
+            found = self._pool.map(function, *arguments)
+        try:
+            yield from found
+        except BrokenProcessPool:
+            raise UserError("a process of the plan was ended from outside, as where memory is short") from None
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that begin here are deaf to Ctrl-C, which a terminal sends to all: this one hears it, and ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

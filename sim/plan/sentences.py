@@ -31,15 +31,30 @@ def _first(it: Mapping[str, Any]) -> str:
         where = " on each GPU" if it["gpus"] > 1 else ""
         return f"No: {who} does not fit: {missing} of GPU memory are missing{where} for a single expert"
     at_best = f"{_ms(best['ms'])} {NAMES[it['metric']]} ({reach(best)}){_rate(best)}"
-    where = f" on {it['gpus']} GPUs" if it["gpus"] > 1 else ""
-    most = f"{format_bytes(best['budget_bytes'])} for experts{where}"
+    most = held(best, it["gpus"])
     if it["verdict"] == "meets":
         least = it["least"]
-        little = f"{format_bytes(least['budget_bytes'])} for experts{where} ({least['policy']}, {_ms(least['ms'])})"
+        little = f"{held(least, it['gpus'])} ({least['policy']}, {_ms(least['ms'])})"
         return f"Yes: {who} meets {target} with {little}, and takes {at_best} with {most} ({best['policy']})"
     if it["verdict"] == "misses":
         return f"No: {who} fits, and misses {target}: it takes {at_best} with {most} ({best['policy']})"
     return f"Yes: {who} fits, and takes {at_best} with {most} ({best['policy']})"
+
+
+def held(cell: Mapping[str, Any], gpus: int) -> str:
+    """The memory of a cell; of several GPUs, the even part that each has of the budget."""
+    where = f" on each of {gpus} GPUs" if gpus > 1 else ""
+    return f"{format_bytes(cell['budget_bytes'] // gpus)} for experts{where}"
+
+
+def _budgets(it: Mapping[str, Any]) -> str:
+    """What a budget of several GPUs is, and which one holds all experts."""
+    gpus, most, total = it["gpus"], it["most_bytes"], it["expert_bytes"]
+    said = f"a budget is that of all {gpus} GPUs, an even part each"
+    if most <= total:
+        return said
+    who = "each holds all of them" if most == gpus * total else f"one holds {format_bytes(most // gpus)} of them"
+    return f"{said}; {format_bytes(most)} have room for all experts, {format_bytes(total)}, as {who}"
 
 
 def machine(it: Mapping[str, Any]) -> str:
@@ -67,6 +82,8 @@ def facts(it: Mapping[str, Any]) -> list[str]:
             said.append(f"the KV cache is for {it['context']:,} tokens; at its end attention takes {more} more a token")
     each = f" on each of {it['gpus']} GPUs (placement={it['placement']})" if it["gpus"] > 1 else ""
     said.append(f"room for experts{each}: {format_bytes(room['bytes'])} of {room_worded(room)}")
+    if it["gpus"] > 1:
+        said.append(_budgets(it))
     total, host = format_bytes(it["expert_bytes"]), it["host_memory"]
     if host is None:
         said.append(f"all experts: {total}, on the SSD: CPU and GPU share one memory, and its link is the SSD")

@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from sim.cli import main
+from sim.plan.sentences import facts, first
 from tests.sim.saying import refused
 from tests.sim.small_trace import MACHINE
+from traces.kit.units import format_bytes
 
 PEER = "hardware.peer={gb_per_s: 20, latency_us: 10}"
 TWO = ("hardware.gpus=2", PEER)
@@ -40,6 +42,14 @@ def test_its_command_gives_its_figures_and_the_room_is_that_of_all(
     assert found["latency_ms"]["tpot"]["mean"] == best["ms"]
     assert found["gpus"]["count"] == 2
     assert best["real"] is None
+    # A budget of all may be more than all experts: what each has is said, and so many times that is the budget.
+    assert f" with {format_bytes(best['budget_bytes'] // 2)} for experts on each of 2 GPUs (lru)" in first(it)
+    most, total = it["most_bytes"], format_bytes(it["expert_bytes"])
+    room = f"; {format_bytes(most)} have room for all experts, {total}, as one holds {format_bytes(most // 2)} of them"
+    (whose,) = [line for line in facts(it) if line.startswith("a budget is that of all 2 GPUs, an even part each")]
+    assert whose.endswith(room if placement == "layers" else "an even part each")
+    (whose,) = [line for line in facts(it | {"most_bytes": 2 * it["expert_bytes"]}) if line.startswith("a budget")]
+    assert whose.endswith(f" have room for all experts, {total}, as each holds all of them")
 
 
 def test_who_cannot_run_there_says_why_and_what_would_help_is_of_each_gpu(short: Any) -> None:

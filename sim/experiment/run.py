@@ -86,7 +86,7 @@ def simulate(
     """
     core = make_core(cell, policy, record=record)
     if cell.traffic is not None and serving is None:
-        keep = cell.config.bounds and policy.lossless
+        keep = shown or (cell.config.bounds and policy.lossless)
         serving = serving_of(cell.config, cell.model, cell.trace, cell.traffic, keep=keep)
     total, done = _tokens(cell), 0
 

@@ -22,6 +22,7 @@ NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
 """Columns that no result leaves null."""
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision", "stale")
+SHA = "arrivals_sha256"
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer", "oracle_ahead")
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
 LATENCIES = tuple(LATENCY_NAMES)
@@ -187,6 +188,8 @@ def _of_serving(whole: str, number: str) -> Iterator[Column]:
     yield Column("rate_per_s", number, "requests/s", "of arrivals, where one was given", "config.workload.rate")
     yield Column("kv_bytes", whole, "B", "GPU memory for the KV cache, where it was given", "config.kv_bytes")
     yield Column("kv_share", number, "share", "of the room for experts and KV cache, the latter, where it was given")
+    yield Column(SHA, "text", "SHA-256", "who arrives when, which depends on the seed", f"config.workload.{SHA}")
+    yield Column("slo", "text", "", "workload.slo, by which goodput counts", "config.workload.slo")
     yield Column("arrivals", whole, "requests", "that arrived", "serving.arrivals.arrivals")
     yield Column("most_replays", whole, "", "of one recorded request", "serving.arrivals.replays.most")
     for key, what in SERVED.items():
@@ -258,7 +261,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 def _served(workload: Mapping[str, Any]) -> str | None:
     plain = {"prefill_chunk": None, "prefill_order": "chunk_major"}
-    more = {key: value for key, value in workload.items() if key not in ("name", "batch", "rate", "slo")}
+    more = {key: value for key, value in workload.items() if key not in ("name", "batch", "rate", "slo", SHA)}
     more = {key: value for key, value in more.items() if key not in plain or value != plain[key]}
     return _json(more) if more else None
 

@@ -80,6 +80,11 @@ def load_requests(path: str | Path, runs: pd.DataFrame | None = None, damaged: l
     return _inside(path, runs, REQUESTS, RUN_KEY, REQUEST_DTYPES, damaged)
 
 
+def load_served(path: str | Path, runs: pd.DataFrame | None = None, damaged: list[str] | None = None) -> pd.DataFrame:
+    """As :func:`load_requests`, of runs in which requests arrive: a row per arrival, and ``first_pass_ns``."""
+    return _inside(path, runs, REQUESTS, RUN_KEY, REQUEST_DTYPES | {"first_pass_ns": "int64"}, damaged)
+
+
 def load_layers(path: str | Path, runs: pd.DataFrame | None = None, damaged: list[str] | None = None) -> pd.DataFrame:
     """One row per run, phase and MoE layer: RUN_KEY and generated_tokens of the run, and LAYER_DTYPES.
 

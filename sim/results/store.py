@@ -11,6 +11,7 @@ from sim.core.accounts import HIT_KINDS, KINDS, PHASES
 from sim.core.log import save
 from sim.results.document import Outcome, read_document
 from sim.results.label import label
+from sim.results.serving.lanes import requests_as_lanes
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
 from traces.kit.whole import held, remove_abandoned, whole, writable
@@ -84,7 +85,9 @@ class Store:
             if outcome.core.log:
                 save(outcome.core.log, temp / "log.npy")
             if outcome.timeline is not None:
-                outcome.timeline.save(temp / "timeline.json", "simulated", label(config["policy"]), outcome.core.setup)
+                more = () if outcome.serving is None else requests_as_lanes(outcome.serving, outcome.timeline)
+                setup = outcome.core.setup
+                outcome.timeline.save(temp / "timeline.json", "simulated", label(config["policy"]), setup, more)
 
         self.put(folder, fill)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,9 @@ class Timeline(SpanListener):
     def occupancy(self, now: int, nbytes: int) -> None:
         self.used.extend((now, nbytes))
 
-    def save(self, path: Path, what: str, policy: str, setup: Setup) -> None:
-        """Write it, as a process named after ``what`` was done, the policy and its budget."""
-        write(path, self.events(f"{what}: {policy}, {format_bytes(setup.budget)}", setup))
+    def save(self, path: Path, what: str, policy: str, setup: Setup, more: Iterable[Event] = ()) -> None:
+        """Write it, as a process named after ``what`` was done, the policy and its budget; ``more``: events beside."""
+        write(path, chain(self.events(f"{what}: {policy}, {format_bytes(setup.budget)}", setup), more))
 
     def events(self, title: str, setup: Setup) -> Iterator[Event]:
         """The events of a Chrome trace, in microseconds; ``title`` names the process."""
@@ -110,31 +110,31 @@ class Timeline(SpanListener):
         for begin, end, expert, lane in hosts:
             layer, index = divmod(expert, setup.n_experts)
             about = {"layer": layer, "expert": index}
-            yield _slice(f"L{layer} E{index}", "host expert", host + lane, begin, end, about)
+            yield slice_(f"L{layer} E{index}", "host expert", host + lane, begin, end, about)
         yield from self.held("experts on the GPU")
 
     def on_the_stream(self, setup: Setup, thread: int) -> Iterator[Event]:
         """What a GPU did, in passes."""
         parts = {LEAD: "leading layers", PASS: "all layers", setup.n_layers: "head"}
-        for begin, end, number, prefill in _rows(self.steps, 4):
-            yield _slice("prefill" if prefill else "decode", "step", thread, begin, end, {"step": number})
-        for begin, end, layer in _rows(self.dense, 3):
+        for begin, end, number, prefill in rows_of(self.steps, 4):
+            yield slice_("prefill" if prefill else "decode", "step", thread, begin, end, {"step": number})
+        for begin, end, layer in rows_of(self.dense, 3):
             name = parts.get(layer) or f"L{layer} dense"
-            yield _slice(name, "dense", thread, begin, end, {} if layer in parts else {"layer": layer})
-        for begin, end, expert in _rows(self.computes, 3):
+            yield slice_(name, "dense", thread, begin, end, {} if layer in parts else {"layer": layer})
+        for begin, end, expert in rows_of(self.computes, 3):
             layer, index, dtype = _of_item(expert, setup)
             about = {"layer": layer, "expert": index, **({"dtype": dtype} if dtype else {})}
-            yield _slice(_called(layer, index, dtype), "expert", thread, begin, end, about)
-        for begin, end, cause in _rows(self.stalls, 3):
-            yield _slice(f"stall: {STALLS[cause]}", "stall", thread, begin, end, {"cause": STALLS[cause]})
-        for begin, end in _rows(self.peers, 2):
-            yield _slice("activations", "peer", thread, begin, end, {})
-        for begin, end in _rows(self.idles, 2):
-            yield _slice("idle", "idle", thread, begin, end, {})
+            yield slice_(_called(layer, index, dtype), "expert", thread, begin, end, about)
+        for begin, end, cause in rows_of(self.stalls, 3):
+            yield slice_(f"stall: {STALLS[cause]}", "stall", thread, begin, end, {"cause": STALLS[cause]})
+        for begin, end in rows_of(self.peers, 2):
+            yield slice_("activations", "peer", thread, begin, end, {})
+        for begin, end in rows_of(self.idles, 2):
+            yield slice_("idle", "idle", thread, begin, end, {})
 
     def held(self, name: str) -> Iterator[Event]:
         """Bytes of the budget that have an owner, as a counter."""
-        for now, nbytes in _rows(self.used, 2):
+        for now, nbytes in rows_of(self.used, 2):
             yield {"ph": "C", "name": name, "pid": 1, "ts": now / 1000, "args": {"bytes": nbytes}}
 
     def _until(self, begin: int) -> int:
@@ -147,8 +147,8 @@ class Timeline(SpanListener):
 def on_the_cpu(it: Timeline) -> Iterator[Event]:
     """What the GPU waited for beside its experts: software, and the policy's own decisions."""
     for name, spans in (("software", it.software), ("policy", it.decisions)):
-        for begin, end in _rows(spans, 2):
-            yield _slice(name, name, CPU, begin, end, {})
+        for begin, end in rows_of(spans, 2):
+            yield slice_(name, name, CPU, begin, end, {})
 
 
 def of_copies(copies: Sequence[tuple[int, ...]], setup: Setup, threads: Sequence[int]) -> Iterator[Event]:
@@ -157,13 +157,13 @@ def of_copies(copies: Sequence[tuple[int, ...]], setup: Setup, threads: Sequence
         layer, index, dtype = _of_item(chunk // setup.chunks, setup)
         about = {"layer": layer, "expert": index, "chunk": chunk % setup.chunks, "kind": KINDS[kind]}
         about |= {"dtype": dtype} if dtype else {}
-        yield _slice(_called(layer, index, dtype), f"copy {KINDS[kind]}", threads[lane], begin, end, about)
+        yield slice_(_called(layer, index, dtype), f"copy {KINDS[kind]}", threads[lane], begin, end, about)
 
 
 def of_predictions(predictions: Sequence[tuple[int, ...]]) -> Iterator[Event]:
     """Predictions (begin, end, whether compute waits, lane)."""
     for begin, end, blocking, lane in predictions:
-        yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
+        yield slice_("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
 
 
 def write(path: Path, events: Iterable[Event]) -> None:
@@ -176,12 +176,12 @@ def metadata(what: str, thread: int, **args: object) -> Event:
     return {"ph": "M", "name": what, "pid": 1, "tid": thread, "args": args}
 
 
-def _slice(name: str, category: str, thread: int, begin: int, end: int, about: dict[str, Any]) -> Event:
+def slice_(name: str, category: str, thread: int, begin: int, end: int, about: dict[str, Any]) -> Event:
     times = {"ts": begin / 1000, "dur": (end - begin) / 1000}
     return {"ph": "X", "name": name, "cat": category, "pid": 1, "tid": thread, **times, "args": about}
 
 
-def _rows(flat: array[int], width: int) -> Iterator[tuple[int, ...]]:
+def rows_of(flat: array[int], width: int) -> Iterator[tuple[int, ...]]:
     return zip(*(flat[i::width] for i in range(width)), strict=True)
 
 
@@ -189,7 +189,7 @@ def in_lanes(spans: array[int], width: int) -> list[tuple[int, ...]]:
     """Spans (begin, end, more), each with the first lane that is free: several may be at a time."""
     free: list[int] = []
     placed = []
-    for begin, end, *more in sorted(_rows(spans, width)):
+    for begin, end, *more in sorted(rows_of(spans, width)):
         lane = next((i for i, until in enumerate(free) if until <= begin), len(free))
         free[lane : lane + 1] = [end]
         placed.append((begin, end, *more, lane))

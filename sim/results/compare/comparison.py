@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASELINE = "lru"
-AVERAGED = ("hit_complete", "throughput_tokens_per_s", "bytes_per_token", "bound_time_gap", "bound_bytes_gap")
+AVERAGED = (
+    "hit_complete",
+    "throughput_tokens_per_s",
+    "bytes_per_token",
+    "bound_time_gap",
+    "bound_bytes_gap",
+    "goodput_per_s",
+)
 """Figures of a cell beside the metric: means over seeds."""
 
 

@@ -11,7 +11,7 @@ from sim.results.columns import LATENCY_NAMES
 from sim.results.compare import stats
 from sim.results.compare.settings import tried
 from sim.results.compare.target import answer
-from sim.results.compare.words import budgets, interval, listed, percent, signed, sizes
+from sim.results.compare.words import budgets, interval, listed, percent, signed, sizes, unit
 from sim.results.serving.lines import setting_of
 from traces.kit.units import counted
 
@@ -28,7 +28,7 @@ def conclude(found: Comparison) -> list[str]:
 
 def limits(found: Comparison) -> list[str]:
     """Sentences on what may not be concluded."""
-    return [*_power(found), *_tried(found), _scope(found), *_apart(found), *found.missing]
+    return [*_power(found), *_tried(found), _scope(found), *_arriving(found), *_apart(found), *found.missing]
 
 
 def _tried(found: Comparison) -> list[str]:
@@ -121,7 +121,7 @@ def _scope(found: Comparison) -> str:
     decoding = str(first["decoding"]).replace("_", " ")
     of = "" if n >= all_ else f" that have a {LATENCY_NAMES[found.metric]}, of {all_}"
     said = (
-        f"This holds for {counted(n, 'request')}{of} ({first['measured_requests']}; {first['recording']},"
+        f"This holds for {counted(n, unit(runs))}{of} ({first['measured_requests']}; {first['recording']},"
         f" {decoding}) in {orders}, {setting_of(first)}; another workload, model or machine may rank them otherwise."
     )
     if first["source"] == "simulated":
@@ -150,6 +150,17 @@ def _power(found: Comparison) -> list[str]:
     if found.cells["low"].isna().any():
         said.append(f"No interval at {level}: {stats.n_blocks(n)} blocks of requests do not reach that level.")
     return [*said, *_corrected(found)]
+
+
+def _arriving(found: Comparison) -> list[str]:
+    """Of requests that arrive, which wait for each other."""
+    if unit(found.runs) == "request":
+        return []
+    return [
+        "Arrivals are paired by seed and place: each policy served the same ones at the same moments. They wait for"
+        " each other, so that one long queue is one observation, however many stand in it: near the rate that a policy"
+        " can bear, more seeds tell more than more arrivals."
+    ]
 
 
 def _corrected(found: Comparison) -> list[str]:

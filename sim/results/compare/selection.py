@@ -20,10 +20,12 @@ ALIKE = (
 """Columns in which the runs of one comparison have one value, in the order in which differences are named."""
 OF_A_POLICY = ("code", "predictors")
 """Columns in which the runs of one policy have one value."""
-KEYS = (*ALIKE, *OF_A_POLICY, "policy", "budget", "seed")
+OF_A_SEED = "arrivals_sha256"
+"""The column in which the runs of one seed have one value: each policy has served the same arrivals."""
+KEYS = (*ALIKE, *OF_A_POLICY, OF_A_SEED, "policy", "budget", "seed")
 OPTIONS = ("metric", "baseline", "target", "level", "format")
 """Words that choose no runs, for whoever mistypes one."""
-HASHES = ("trace", "model_sha", "hardware_sha", "code")
+HASHES = (OF_A_SEED, "trace", "model_sha", "hardware_sha", "code")
 SHOWN = 12
 
 
@@ -68,6 +70,9 @@ def check_alike(runs: pd.DataFrame) -> None:
     differences = [f"{key} is {_values(runs, key)}" for key in ALIKE if _several(runs[key])]
     each = [(key, label, own) for key in OF_A_POLICY for label, own in runs.groupby("policy_label")]
     differences += [f"{key} of {label} is {_values(own, key)}" for key, label, own in each if _several(own[key])]
+    for seed, own in runs.groupby("seed"):
+        if _several(own[OF_A_SEED]):
+            differences.append(f"{OF_A_SEED} of seed {seed} is {_values(own, OF_A_SEED)}")
     if differences:
         words, chosen = _largest(runs)
         raise MixedRunsError(differences, words, len(chosen))
@@ -82,6 +87,10 @@ def _largest(runs: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
         if _several(left[key]):
             words.append(f"{key}={_show(key, largest[key].iloc[0])}")
             left = select(left, words[-1:])
+    if any(_several(own[OF_A_SEED]) for _, own in left.groupby("seed")):
+        common = (own[OF_A_SEED].value_counts().sort_index().idxmax() for _, own in left.groupby("seed"))
+        words.append(f"{OF_A_SEED}={','.join(sorted({_show(OF_A_SEED, value) for value in common}))}")
+        left = select(left, words[-1:])
     more, left = _of_one_code(left)
     return [*words, *more], left
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from sim.results.classes import CAPTIONS, LOSSLESS, LOSSY, MODIFIED, by_class, outputs
 from sim.results.columns import LATENCY_NAMES, REFERENCE_ROWS, SHARES
 from sim.results.compare.conclude import conclude, limits
-from sim.results.compare.words import budgets, milliseconds, percent, signed
+from sim.results.compare.words import budgets, milliseconds, percent, signed, unit
 from sim.results.fitting import Row, fitted
 from sim.results.serving.lines import setting_of
 from sim.results.table import priced_in
@@ -39,7 +39,7 @@ def show(found: Comparison, console: Console) -> None:
     """Print what was found, a table per class, and what may not be concluded."""
     first, name = found.runs.iloc[0], LATENCY_NAMES[found.metric]
     said, cells = titles(first), found.cells
-    n = counted(int(cells["requests"].max()), "request")
+    n = counted(int(cells["requests"].max()), unit(found.runs))
     labels, places = cells["policy_label"].nunique(), cells["budget_bytes"].nunique()
     of = f"{counted(labels, 'policy', 'policies')} at {counted(places, 'budget')}"
     console.print(Text(f"{name} in ms, mean over {n}: {of}", style="bold"))
@@ -77,11 +77,11 @@ def meanings(found: Comparison) -> list[tuple[str, str]]:
     cells, pairs, name = found.cells, found.pairs, LATENCY_NAMES[found.metric]
     said = []
     if cells["low"].notna().any():
-        said.append(("interval", f"{percent(found.level)}, over blocks of neighbouring requests"))
+        said.append(("interval", f"{percent(found.level)}, over blocks of neighbouring {unit(found.runs)}s"))
     if len(pairs) and _class_of_baseline(found) != LOSSY:
         tested = bool(pairs["p"].notna().any())
         more = ", with its interval; * significant" if tested else ""
-        said.append(("diff %", f"to {found.baseline} (base) on the same requests{more}"))
+        said.append(("diff %", f"to {found.baseline} (base) on the same {unit(found.runs)}s{more}"))
         if tested:
             several = f", corrected for {len(pairs)} comparisons (Holm)" if len(pairs) > 1 else ""
             said.append(("p", f"of no difference{several}"))
@@ -89,6 +89,8 @@ def meanings(found: Comparison) -> list[tuple[str, str]]:
             tests = f"; {counted(len(found.overall), 'test')}, corrected apart" if tested else ""
             said.append(("together", f"the mean of the differences at these budgets{tests}"))
     if (outputs(cells) != LOSSY).any():
+        if _good(found):
+            said.append(("goodput", f"{unit(found.runs)}s per second within {found.runs['slo'].iloc[0]}"))
         said.append(("hits %", "lookups whose expert was complete when the gate had run"))
         if cells["bound_time_gap"].notna().any():
             said.append(("time, bytes", "multiples of the two bounds, the least that a lossless policy needs"))
@@ -97,7 +99,7 @@ def meanings(found: Comparison) -> list[tuple[str, str]]:
 
 def heads_of(found: Comparison, output: str) -> list[str]:
     """The heads of the table of one class; without any bound those of the bounds are missing."""
-    paired = PAIRED if _bounded(found) else PAIRED[:-2]
+    paired = PAIRED if _bounded(found) else (*PAIRED[:-2], *(["goodput"] if _good(found) else []))
     return ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(QUALITY if output == LOSSY else paired), FRONT]
 
 
@@ -150,6 +152,12 @@ def _class_of_baseline(found: Comparison) -> str:
     return str(outputs(found.cells)[found.cells["policy_label"] == found.baseline].iloc[0])
 
 
+def _good(found: Comparison) -> bool:
+    """Whether requests arrived, and were to keep within the same objectives everywhere."""
+    alike = len(set(found.runs["slo"].fillna(""))) == 1
+    return alike and bool(found.cells["goodput_per_s"].notna().all()) and not _bounded(found)
+
+
 def _bounded(found: Comparison) -> bool:
     return bool(found.cells["bound_time_gap"].notna().any())
 
@@ -162,7 +170,8 @@ def _paired(found: Comparison, cell: Mapping[Any, Any]) -> list[str]:
     words = next(map(_difference, own.to_dict("records")), alone)
     gaps = [_known(cell[key], "{:.2f}x".format) for key in ("bound_time_gap", "bound_bytes_gap")]
     hits = _known(100 * cell["hit_complete"], "{:.1f}".format)
-    return [*words, hits, *(gaps if _bounded(found) else [])]
+    good = [_known(cell["goodput_per_s"], "{:.3g}".format)] if _good(found) else []
+    return [*words, hits, *(gaps if _bounded(found) else good)]
 
 
 def _difference(row: Mapping[Any, Any]) -> list[str]:

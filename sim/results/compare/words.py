@@ -1,9 +1,20 @@
 """Figures of a comparison in words: shares, milliseconds, budgets."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from traces.kit.units import format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def unit(runs: pd.DataFrame) -> str:
+    """What a comparison counts: requests, or arrivals, of which several may replay one request."""
+    return "arrival" if runs["workload"].iloc[0] == "online" else "request"
 
 
 def percent(level: float) -> str:

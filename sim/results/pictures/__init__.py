@@ -12,6 +12,7 @@ from sim.results.pictures.gap import gap
 from sim.results.pictures.layers import layers, popularity, reuse
 from sim.results.pictures.lines import bound
 from sim.results.pictures.measured import measured
+from sim.results.pictures.serving import queue, rates, shares, waits
 from traces.kit.drawing import EmptyPictureError, png, svg
 
 __all__ = [
@@ -28,7 +29,11 @@ __all__ = [
     "measured",
     "png",
     "popularity",
+    "queue",
+    "rates",
     "reuse",
+    "shares",
     "stalls",
     "svg",
+    "waits",
 ]

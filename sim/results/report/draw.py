@@ -20,6 +20,7 @@ from sim.results.load import load_layers
 from sim.results.pictures.colours import looks
 from sim.results.pictures.findings import about
 from sim.results.pictures.style import Sheet
+from sim.results.report.serving import of_serving
 from traces import Trace, find_trace, open_trace
 from traces.describe.stats import describe
 from traces.kit.errors import UserError
@@ -59,6 +60,7 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         _draw("fates", FATES, partial(pictures.fates.sheet, runs, None)),
         _draw("link", _of_link(runs), partial(pictures.link.sheet, runs, look)),
     ]
+    drawn += [_draw(*made) for made in of_serving(found, root, look)]
     try:
         layers = load_layers(root, runs, damaged)
     except UserError as error:  # there is none that can be read

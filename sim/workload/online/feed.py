@@ -59,11 +59,15 @@ class Serving:
         """Hash of all passes."""
         return self._answers.hexdigest()
 
-    def passes_again(self) -> Iterator[Pass]:
-        """The passes so far, as they happened. RuntimeError if their batches were not kept."""
+    def batches(self) -> list[Batch]:
+        """The batches so far. RuntimeError if they were not kept."""
         if self._batches is None:
             raise RuntimeError("the batches were not kept")
-        return (self.rows.step(batch, self._by_id) for batch in self._batches)
+        return self._batches
+
+    def passes_again(self) -> Iterator[Pass]:
+        """The passes so far, as they happened. RuntimeError if their batches were not kept."""
+        return (self.rows.step(batch, self._by_id) for batch in self.batches())
 
     def _begin(self, batch: Batch, now: int) -> Pass:
         """That batch is what runs next."""

@@ -218,7 +218,7 @@ class Bench:
         subject = self.subject(which)
         own: dict[str, Any] = {"warmup": subject.warmup, "limit": subject.limit} | more
         if which == ARRIVALS and "workload" not in own:
-            own["workload"] = shipped("workload", "online") | {"rate": self.size.arrivals[1]}
+            own["workload"] = dict(shipped("workload", "online")) | {"rate": self.size.arrivals[1]}
         return one_run(policy, budget, subject.profile(), self.profile(), subject.trace, **own)
 
     def cell(self, which: str, policy: str, budget: str, **more: Any) -> Cell:

@@ -11,10 +11,12 @@ from real.serving.given import Given, Written, read
 from real.serving.loop import apart_of
 from sim.experiment.cell import Cell
 from sim.experiment.run import simulate
-from sim.results.document import Outcome
+from sim.results.document import NS_PER_MS, Outcome
 
 LATENCIES = ("ttft", "queueing", "tpot", "itl", "request")
 RATES = ("tokens_per_s", "requests_per_s")
+PASSES = {"prefill_pass": "prefill", "decode_pass": "decode"}
+"""Their mean times have no wait in them: over the device's batches they are off by the machine's prices alone."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,15 @@ def predict(cell: Cell, batches: Written, told: Policy, again: Policy) -> Predic
 def served(
     config: Mapping[str, Any], measured: Mapping[str, Any], free: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``serving`` of a validation's row. Of results (``serving`` of each) the mean latencies in ms and the rates.
+    """``serving`` of a validation's row. Of results (``serving`` of each) mean latencies and times of passes in ms, and
+    the rates.
 
     ``error``: (device - simulated) / device; of the device's batches likewise. ``same_batches``: whether the simulated
     machine made the device's batches by itself.
     """
     sides = [it["serving"] for it in (measured, free, given)]
     figures = {}
-    for name in (*LATENCIES, *RATES):
+    for name in (*LATENCIES, *PASSES, *RATES):
         device, simulated, same = (_figure(side, name) for side in sides)
         figures[name] = {
             "device": device,
@@ -82,5 +85,9 @@ def _figure(side: Mapping[str, Any], name: str) -> float | None:
     if name in RATES:
         rate: float | None = side[name]
         return rate
+    if name in PASSES:
+        it = side["passes"][PASSES[name]]
+        mean: float | None = it["ns"] / it["count"] / NS_PER_MS if it["count"] else None
+        return mean
     spread = side["latency_ms"][name]
     return None if spread is None else float(spread["mean"])

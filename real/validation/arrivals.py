@@ -14,6 +14,8 @@ SHOWN = {
     "tpot": "TPOT, ms",
     "itl": "ITL, ms",
     "request": "request, ms",
+    "prefill_pass": "prefill pass, ms",
+    "decode_pass": "decode pass, ms",
     "tokens_per_s": "tokens/s",
 }
 ON_A_TERMINAL = ("ttft", "queueing", "tpot", "tokens_per_s")
@@ -26,21 +28,22 @@ HOW = (
 
 def arrivals(rows: Sequence[Mapping[str, Any]], *, whole: bool) -> Iterator[str]:
     """The cells in which requests arrived, a line per figure; nothing where there are none. ``whole``: all figures."""
-    found = list[tuple[str, ...]]()
+    rows = [row for row in rows if "serving" in row]
+    if not rows:
+        return
+    heads, names = ["policy", "budget"], tuple(SHOWN) if whole else ON_A_TERMINAL
+    if named := whole or len({row["serving"]["arrivals"] for row in rows}) > 1:
+        heads.append("arrivals")
+    heads += [*(["requests", "batches predicted"] if whole else []), ""]
+    found = list[list[str]]()
     for row in rows:
-        if "serving" in row:
-            served = row["serving"]
-            cell: tuple[Any, ...] = (label(row["policy"]), row["budget"])
-            if whole:
-                batches = "the same" if served["same_batches"] else "others"
-                cell += (served["arrivals"], f"{served['instances']}", batches)
-            names = SHOWN if whole else ON_A_TERMINAL
-            found += [(*cell, SHOWN[name], *_figures(served["figures"][name])) for name in names]
-    if found:
-        heads = ["policy", "budget", *(["arrivals", "requests", "batches predicted"] if whole else [])]
-        heads += ["", "measured", "predicted", "error", "of its batches", "error"]
-        yield HOW
-        yield table(heads, found)
+        served = row["serving"]
+        cell = [label(row["policy"]), row["budget"], *([served["arrivals"]] if named else [])]
+        if whole:
+            cell += [f"{served['instances']}", "the same" if served["same_batches"] else "others"]
+        found += [[*cell, SHOWN[name], *_figures(served["figures"][name])] for name in names]
+    yield HOW
+    yield table((*heads, "measured", "predicted", "error", "of its batches", "error"), found)
 
 
 def _figures(it: Mapping[str, Any]) -> list[str]:

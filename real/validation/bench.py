@@ -56,6 +56,9 @@ class Bench:
             cell = make_cell(replace(config, bounds=False))
             model = self.model(cell)
             cell = on_device(cell, model)
+            if cell.traffic is not None:
+                last = cell.traffic.arrivals[-1].time_ns / 1e9
+                say(f"{where['policy']} at {where['budget']}: the last request arrives after {last:.3g} s")
             row, logs = compare(cell, model, self.repeat)
         except UserError as error:
             self.failed.append(where | {"error": in_short(error)})
@@ -82,7 +85,11 @@ class Bench:
             self._model, self._key = self.where.open(name, dtype, self.weights, cell.setup.n_layers), key
             # The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell.
             config = on_device(cell, self._model).config
-            alone = {"policy": {"name": "lru"}, "workload": {"name": "closed_loop", "batch": 1}, "kv": None}
+            alone: dict[str, Any] = {
+                "policy": {"name": "lru"},
+                "workload": {"name": "closed_loop", "batch": 1},
+                "kv": None,
+            }
             small = make_cell(replace(config, **alone, limit=1, warmup=0, bounds=False))
             run_forced(small, self._model, make_policy(small))
         return self._model

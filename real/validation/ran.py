@@ -90,8 +90,8 @@ def counted(accounts: Accounts) -> dict[str, Any]:
 def runtime_digest() -> str:
     """Hash of the runtime's own files; the simulator's and the policy's stand with each cell."""
     digest = hashlib.sha256()
-    root = Path(str(real.__file__)).parent / "runtime"
-    for path in sorted(root.rglob("*.py")):
+    root = Path(str(real.__file__)).parent
+    for path in sorted((*(root / "runtime").rglob("*.py"), *(root / "serving").rglob("*.py"))):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode() + content)
     return digest.hexdigest()[:16]

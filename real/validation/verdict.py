@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from real.serving.beside import arrivals_in_words
 from real.validation.arrivals import arrivals
 from real.validation.tables import number, or_dash, share, table
-from sim.experiment.online import NAME
 from sim.results.label import label
 from sim.results.titles import cells_rest_on
 
@@ -148,7 +146,7 @@ def about(source: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list
         f"Device: {device['device']} ({device['host']}), {source['date']}, torch {device['torch']}, transformers"
         f" {device['transformers']}",
         f"Routing: {trace['routing_from']}{modelled}, {trace['recording']}, {trace['sha256'][:16]};"
-        f" {source['measured_requests']}; {_workload(source['workload'])}",
+        f" {source['measured_requests']}; {_workload(source['workload'], cells)}",
         f"Model: {source['model']['name']} in {source['model']['dtype']}, weights={source['model']['weights']}",
         f"Profile: {hardware['name']}, {hardware['provenance']}; overheads: {hardware['overheads']}"
         + ("" if hardware["of_this_device"] else "; not measured on this device"),
@@ -189,8 +187,10 @@ def markdown(document: Mapping[str, Any], columns: int | None = None) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _workload(it: Mapping[str, Any]) -> str:
-    return arrivals_in_words(it) if it.get("name") == NAME else f"batch {it['batch']}"
+def _workload(it: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
+    """Of all cells, which may differ by who arrives."""
+    served = dict.fromkeys(row["serving"]["arrivals"] for row in cells if "serving" in row)
+    return "; ".join(served) if served else f"batch {it['batch']}"
 
 
 def _sizes(errors: Mapping[str, Any] | None, name: str) -> tuple[object, ...]:

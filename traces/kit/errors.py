@@ -20,8 +20,11 @@ class Interrupted(KeyboardInterrupt):
     """Somebody, or the machine, wants a command to end; the message is its last line. ``status``: 128 + the signal."""
 
     def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+        super().__init__(message, status)  # both: SimPy makes an exception that reaches it anew, of its arguments
         self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def one_line(text: object) -> str:

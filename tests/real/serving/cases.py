@@ -88,7 +88,7 @@ def on_device(cell: Cell, policy: Policy | None = None, clock: Clock | None = No
             if share.yields:
                 said.setdefault(share.id, []).append(token)
 
-    more = {} if clock is None else {"clock": lambda _: clock}
+    more: dict[str, Any] = {} if clock is None else {"clock": lambda _: clock}
     return run_arrivals(cell, tiny()[2], policy or make_policy(cell), take, **more), said
 
 

@@ -35,6 +35,9 @@ def test_what_is_served_is_printed_beside_what_was_predicted(
         assert it["simulated"] == row["simulated"]["serving"]["latency_ms"][name]["mean"]
         assert it["of_its_batches"] == row["of_its_batches"]["serving"]["latency_ms"][name]["mean"]
         assert it["error"] == pytest.approx(1 - it["simulated"] / it["device"])
+    passes = row["of_its_batches"]["serving"]["passes"]["decode"]
+    assert served["figures"]["decode_pass"]["of_its_batches"] == passes["ns"] / passes["count"] / 1e6
+    assert passes["count"] == device["passes"]["decode"]["count"]
     assert served["same_batches"] == (device["schedule_digest"] == row["simulated"]["serving"]["schedule_digest"])
     assert row["of_its_batches"]["serving"]["schedule_digest"] == device["schedule_digest"]
     assert [row["errors"][f"hit_{name}"]["error"] for name in ("resident", "complete", "bytes")] == [0, 0, 0]
@@ -46,7 +49,7 @@ def test_what_is_served_is_printed_beside_what_was_predicted(
     )
     page, shown = (tmp_path / "tiny.md").read_text(), " ".join(capsys.readouterr().out.split())
     assert "; poisson 100/s, static" in page
-    assert page.count("| lru | 40% | poisson 100/s, static | 4 | ") == 6
+    assert page.count("| lru | 40% | poisson 100/s, static | 4 | ") == 8
     assert all(name in shown for name in ("TTFT, ms", "queueing, ms", "TPOT, ms", "tokens/s"))
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"tiny-lru-40_-poisson_100_s_static"}
     assert str(tmp_path.parent) not in json.dumps(document)

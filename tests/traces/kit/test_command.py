@@ -83,6 +83,13 @@ def test_how_a_command_may_end(error: Any, status: int, said: str, capsys: pytes
     assert capsys.readouterr() == ("", said)
 
 
+# A simulation that a batch system ended was a TypeError, and a grid went on with its next cell.
+def test_an_end_from_outside_is_the_same_where_simpy_makes_it_anew() -> None:
+    ended = Interrupted("terminated", 143)
+    again = type(ended)(*ended.args)
+    assert (str(again), again.status) == (str(ended), ended.status) == ("terminated", 143)
+
+
 def test_our_own_mistake_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         guarded(Mock(side_effect=ZeroDivisionError))

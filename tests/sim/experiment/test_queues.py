@@ -24,7 +24,7 @@ def instances(outcome: Outcome) -> list[Served]:
 
 def test_one_server_is_the_queue_m_g_1(tmp_path: Path) -> None:
     """Requests drawn one by one, of one pass or of 21, all in memory: each wait is that of Lindley's recursion, and
-    their mean within four standard errors of rate x E[S^2] / (2 (1 - load)), one being less than a sixth of it."""
+    their mean within four standard errors of rate x E[S^2] / (2 (1 - load)); one of these is below a sixth of it."""
     n, load, often = 1000, 0.4, 0.9
     more = np.where(np.random.default_rng(2).random(n) < often, 0, 20).tolist()
     plans = [Plan((2,), split="train"), *(Plan((2,), decode, split="test") for decode in more)]

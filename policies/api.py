@@ -20,6 +20,8 @@ from policies.answers import Routing as Routing
 from policies.answers import Schedule as Schedule
 from policies.costs import Costs as Costs
 from policies.costs import Host as Host
+from policies.learned import Learned as Learned
+from policies.learned import Shapes as Shapes
 from policies.setup import Setup as Setup
 from policies.signals import OUTPUTS as OUTPUTS
 from policies.signals import History as History
@@ -168,7 +170,29 @@ class Policy(Needs, ABC):
         return None
 
     def fit(self, history: History) -> None:
-        """Learn from the train requests. Called once, before the first fact, if it wants them."""
+        """Learn from the train requests. Called once, before the first fact, if it wants them.
+
+        A policy that has :meth:`learn` needs no ``fit``: what was learned is recalled, and at other budgets again.
+        """
+        if self.uses("learn"):
+            self.recall(self.learn(Shapes.of(self.setup), history, self.learns_by()))
+
+    @staticmethod
+    def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
+        """What the train requests say whatever the budget, a pure function of its arguments.
+
+        It is made once for all budgets and kept beside the results, by the trace, the train requests, the shapes, the
+        signals that the policy declares, ``given`` and the policy's code. ``given``: :meth:`learns_by`.
+        """
+        raise NotImplementedError
+
+    def learns_by(self) -> Mapping[str, Any]:
+        """The parameters on which :meth:`learn` depends, by name, plain JSON."""
+        return {}
+
+    def recall(self, learned: Learned) -> None:
+        """Take up what :meth:`learn` has found, and plan with it. Its arrays belong to others, too."""
+        raise NotImplementedError
 
     def decided(self) -> Mapping[str, Any]:
         """What it has decided before the first fact, for the result: a plan, the size of a store.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from random import Random as Generator
 from typing import Any, Literal
 
-from policies.api import History, LayerEvent, Policy, Setup, Step
+from policies.api import History, LayerEvent, Learned, Policy, Setup, Shapes, Step
 from policies.parts.ranges import at_least
 from traces.kit.errors import UserError
 
@@ -55,8 +55,12 @@ class KTransformers(Policy):
     def wants_history(self) -> bool:
         return self.mask == "frequency"
 
-    def fit(self, history: History) -> None:
-        popularity = history.popularity().tolist()
+    @staticmethod
+    def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
+        return Learned({"popularity": history.popularity()})
+
+    def recall(self, learned: Learned) -> None:
+        popularity = learned.arrays["popularity"].tolist()
         if not any(popularity):
             raise UserError(
                 f"policy={self.name}: the train requests demand no expert; allowed: a trace with a train split"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from policies.api import History, Policy, Setup, Step
+from policies.api import History, Learned, Policy, Setup, Shapes, Step
 from policies.parts.ranges import at_least
 from traces.kit.errors import UserError
 
@@ -31,8 +31,12 @@ class Static(Policy):
     def min_budget(self) -> int:
         return self.setup.gpus * self.staging_bytes
 
-    def fit(self, history: History) -> None:
-        popularity = history.popularity().tolist()
+    @staticmethod
+    def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
+        return Learned({"popularity": history.popularity()})
+
+    def recall(self, learned: Learned) -> None:
+        popularity = learned.arrays["popularity"].tolist()
         if not any(popularity):
             raise UserError(
                 f"policy={self.name}: the train requests demand no expert; allowed: a trace with a train split"

@@ -8,7 +8,7 @@ multiplied and added in a dot product is exact in float64. No order of summation
 can therefore change a score, and equal contexts tie exactly (decode steps of the same token have the same embedding).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any, Literal
 
@@ -134,6 +134,18 @@ class ExpertMaps:
             self._put(y, maps[i], None if embeddings is None else embeddings[i])
             if i + 1 < len(maps):
                 rdy[i + 1 :, y] = mutual[i + 1 :, i]
+
+    def kept(self) -> dict[str, NDArray[np.generic]]:
+        """What is stored, without a loss: all of it was rounded to float16."""
+        size = self.size
+        return {"maps": self.maps[:, :size].astype(np.float16), "embeddings": self.embeddings[:size].astype(np.float16)}
+
+    def restore(self, kept: Mapping[str, NDArray[np.generic]]) -> None:
+        """Hold what another one has :meth:`kept`, in the places that it had."""
+        maps, embeddings = (np.asarray(kept[name], np.float64) for name in ("maps", "embeddings"))
+        self.size = maps.shape[1]
+        for y in range(self.size):
+            self._put(y, maps[:, y], embeddings[y] if embeddings.shape[1] else None)
 
     def redundancy(self, maps: Reals, embeddings: Reals | None) -> Reals:
         """RDY of contexts with the stored ones, [n, size]."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
+from policies.api import History, LayerEvent, Learned, Policy, Routing, Schedule, Setup, Shapes, Signal, Step
 from policies.fmoe.maps import Contexts, ExpertMaps, Prefill, Reals, Trajectory, best
 from policies.fmoe.plans import ByUrgency, Eviction, Fifo, Found, Searcher, Selection, Worth, choose
 from policies.parts.ranges import at_once, between, latency_ns, layers_ahead
@@ -97,27 +97,34 @@ class FMoE(Policy):
     def wants_history(self) -> bool:
         return self.offline
 
-    def fit(self, history: History) -> None:
+    @staticmethod
+    def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
+        contexts = Contexts(shapes.n_experts, given["prefill"], choices=given["choices"], embeds=given["embeds"])
+        store = ExpertMaps(shapes.n_layers, shapes.n_experts, given["capacity"], given["distance"])
         block: list[tuple[Reals, Reals | None]] = []
         for step in history.steps():
-            block.append(self.contexts.past(step))
+            block.append(contexts.past(step))
             if sum(len(maps) for maps, _ in block) >= BLOCK:
-                self._store(block)
+                _put(store, block)
         if block:
-            self._store(block)
-        if not self.store.size:
+            _put(store, block)
+        if not store.size:
             raise UserError("policy=fmoe: the train requests have no forward pass; allowed: store=online")
+        return Learned(store.kept())
+
+    def learns_by(self) -> Mapping[str, Any]:
+        contexts, store = self.contexts, self.store
+        given = {"prefill": contexts.prefill, "choices": contexts.choices, "embeds": contexts.embeds}
+        return {**given, "capacity": store.capacity, "distance": self.distance}
+
+    def recall(self, learned: Learned) -> None:
+        self.store.restore(learned.arrays)
 
     def decided(self) -> Mapping[str, Any]:
         return {"maps": self.store.size}
 
     def memorises(self) -> bool:
         return self.updated
-
-    def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:
-        embeddings = [e for _, e in block if e is not None]
-        self.store.add(np.concatenate([m for m, _ in block]), np.concatenate(embeddings) if embeddings else None)
-        block.clear()
 
     def _remember(self) -> None:
         """The iteration that has ended goes into the store."""
@@ -280,3 +287,10 @@ class FMoE(Policy):
 
     def _yields(self, expert: int) -> bool:
         return expert not in self.protected and self.view.evictable(expert)
+
+
+def _put(store: ExpertMaps, block: list[tuple[Reals, Reals | None]]) -> None:
+    """Store a block of contexts, and empty it."""
+    embeddings = [e for _, e in block if e is not None]
+    store.add(np.concatenate([m for m, _ in block]), np.concatenate(embeddings) if embeddings else None)
+    block.clear()

@@ -7,11 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from policies.api import History, LayerEvent, Setup, Signal, Step
+from policies.api import History, LayerEvent, Learned, Setup, Shapes, Signal, Step
 from policies.learned_use.fit import Estimate, learn
 from policies.learned_use.recent import Context, Reals, Recent, choices
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
+
+ARRAYS = ("weights", "offsets", "basis", "mean", "turns")
+"""Of an estimate."""
 
 
 class LearnedUse(Pooled[Scores]):
@@ -56,11 +59,17 @@ class LearnedUse(Pooled[Scores]):
     def needs(self) -> frozenset[Signal]:
         return frozenset({Signal.ROUTER_PROBS}) if self.scores else frozenset()
 
-    def fit(self, history: History) -> None:
-        n_layers, n_experts = self.setup.n_layers, self.setup.n_experts
-        self.estimate = learn(
-            history, n_layers, n_experts, discount=self.discount, scores=self.scores, components=self.components
-        )
+    @staticmethod
+    def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
+        found = learn(history, shapes.n_layers, shapes.n_experts, **given)
+        return Learned({name: getattr(found, name) for name in ARRAYS}, {"loss": found.loss, "ridge": found.ridge})
+
+    def learns_by(self) -> Mapping[str, Any]:
+        return {"discount": self.discount, "scores": self.scores, "components": self.components}
+
+    def recall(self, learned: Learned) -> None:
+        arrays = {name: np.asarray(learned.arrays[name], np.float64) for name in ARRAYS}
+        self.estimate = Estimate(**arrays, loss=learned.facts["loss"], ridge=learned.facts["ridge"])
         self.context = Context(self.estimate.basis) if self.estimate.ridge is not None else None
 
     def decided(self) -> Mapping[str, Any]:

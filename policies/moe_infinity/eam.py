@@ -36,6 +36,13 @@ class Collection:
         self.counts[:, place] = matrix
         self.squares[:, place] = np.cumsum((matrix**2).reshape(self.shape).sum(axis=1))
 
+    def restore(self, counts: NDArray[np.generic]) -> None:
+        """Hold these matrices, one per column, in the places that they had."""
+        self.size = counts.shape[1]
+        self.counts[:, : self.size] = counts
+        by_layer = (self.counts**2).reshape(*self.shape, self.capacity).sum(axis=1)
+        self.squares[:] = np.cumsum(by_layer, axis=0)
+
     def total(self, places: NDArray[np.intp]) -> Matrix:
         return np.asarray(self.counts[:, places].sum(axis=1))
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import History, LayerEvent, Policy, Setup, Step
+from policies.api import History, LayerEvent, Learned, Policy, Setup, Shapes, Step
 from policies.lfu import LFUInCache
 from policies.moe_infinity.eam import Iteration, Matrix, Requests, by_request, shares
 from policies.parts.pools import Scores
@@ -82,8 +82,19 @@ class MoEInfinity(Policy):
     def wants_history(self) -> bool:
         return self.filled
 
-    def fit(self, history: History) -> None:
-        self.requests.learn(history)
+    @staticmethod
+    def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
+        requests = Requests(given["capacity"], shapes.n_layers, shapes.n_experts)
+        requests.learn(history)
+        decode, prefill = requests.collections
+        return Learned({"decode": decode.counts[:, : decode.size], "prefill": prefill.counts[:, : prefill.size]})
+
+    def learns_by(self) -> Mapping[str, Any]:
+        return {"capacity": self.requests.collections[0].capacity}
+
+    def recall(self, learned: Learned) -> None:
+        for collection, name in zip(self.requests.collections, ("decode", "prefill"), strict=True):
+            collection.restore(learned.arrays[name])
 
     def decided(self) -> Mapping[str, Any]:
         decode, prefill = self.requests.collections

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from policies import registry
-from policies.api import Policy, Predictor, Setup, Signal
+from policies.api import History, Learned, Policy, Predictor, Setup, Signal
 from sim.core.core import Core
 from sim.core.host_memory import HostTier
 from sim.core.log import record as recorded
@@ -18,6 +17,7 @@ from sim.core.several import core_of
 from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
 from sim.experiment.host_memory import check_policy, reads_of, tier_of, used
+from sim.experiment.inputs import Inputs as Inputs
 from sim.experiment.lacks import There, check
 from sim.experiment.served import arriving, room_of, split
 from sim.prices import HardwareProfile, ModelProfile
@@ -29,9 +29,9 @@ from sim.prices.placement import Spread, spread_of
 from sim.prices.versions import in_versions
 from sim.results.timeline import Timeline
 from sim.workload.online.arrivals import Traffic
-from sim.workload.passes import ClosedLoop, Pass, PrefillOrder, Selection, select
+from sim.workload.passes import Pass, PrefillOrder, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
-from traces import Trace, find_trace, open_trace
+from traces import Trace, find_trace
 from traces.format.predicted import About, Predicted
 from traces.kit.errors import UserError
 
@@ -40,50 +40,6 @@ if TYPE_CHECKING:
 
 LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
-KEPT_CHOICES = 8_000_000
-"""Entries of ``expert_ids`` up to which passes are kept, in some 250 MB; of a larger trace each replay reads them."""
-
-
-class Inputs:
-    """What the cells of one job have in common: traces by folder, and the passes over them, opened and read once.
-
-    ``keep=False`` reads all of them each time, in bounded memory.
-    """
-
-    def __init__(self, *, keep: bool = False) -> None:
-        self.keep = keep
-        self._traces: dict[Path, Trace] = {}
-        self._passes: dict[tuple[object, ...], list[Pass]] = {}
-
-    def trace(self, folder: Path) -> Trace:
-        """The trace in a folder, checked; UserError if it is none."""
-        if not self.keep:
-            return open_trace(folder)
-        if folder not in self._traces:
-            self._traces[folder] = open_trace(folder)
-        return self._traces[folder]
-
-    def passes(
-        self,
-        trace: Trace,
-        batch: int,
-        requests: Sequence[int],
-        chunk: int | None = None,
-        order: PrefillOrder = "chunk_major",
-    ) -> Iterator[Pass]:
-        """The forward passes of a closed loop over ``requests``, in order."""
-        loop = ClosedLoop(trace, batch, prefill_chunk=chunk, prefill_order=order)
-        if not self.keep or trace.expert_ids.size > KEPT_CHOICES:
-            return loop.passes(requests)
-        if batch == 1:  # a request's passes do not depend on its neighbours, so another seed has the same
-            return (step for request in requests for step in self._kept(loop, (request,)))
-        return iter(self._kept(loop, tuple(requests)))
-
-    def _kept(self, loop: ClosedLoop, requests: tuple[int, ...]) -> list[Pass]:
-        key = (loop.trace.sha256, loop.batch, loop.chunk, loop.layer_major, requests)
-        if key not in self._passes:
-            self._passes[key] = list(loop.passes(requests))
-        return self._passes[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +168,15 @@ def most_held(expert_bytes: Sequence[int], n_experts: int, spread: Spread) -> in
     return max(held) * spread.pools * spread.alike
 
 
-def make_policy(cell: Cell, name: str | None = None) -> Policy:
-    """The configured policy, or the one of ``name`` (a reference row may be), for this cell. UserError."""
+Recall = Callable[[Policy, History], Learned]
+"""What a policy has learned, made or found (sim.experiment.learned)."""
+
+
+def make_policy(cell: Cell, name: str | None = None, recall: Recall | None = None) -> Policy:
+    """The configured policy, or the one of ``name`` (a reference row may be), for this cell. UserError.
+
+    ``recall``: where what it learns whatever the budget is had from; None: it is learned here.
+    """
     trace = cell.trace
     there = There(
         cell.config.trace,
@@ -225,13 +188,20 @@ def make_policy(cell: Cell, name: str | None = None) -> Policy:
         validation=cell.config.measure == "validation",
     )
     given = cell.config.policy if name is None else {"name": name}
-    policy = policy_of(given, cell.setup, there, cell.costs.spread, reference=name is not None)
+    reference = name is not None
+    policy = policy_of(given, cell.setup, there, cell.costs.spread, reference=reference, recall=recall)
     check_policy(policy, cell.config)
     return policy
 
 
 def policy_of(
-    given: Mapping[str, Any], setup: Setup, there: There, spread: Spread | None = None, *, reference: bool = False
+    given: Mapping[str, Any],
+    setup: Setup,
+    there: There,
+    spread: Spread | None = None,
+    *,
+    reference: bool = False,
+    recall: Recall | None = None,
 ) -> Policy:
     """Build a policy from its name and parameters, and let it learn. UserError if something it needs is missing.
 
@@ -246,7 +216,11 @@ def policy_of(
     check(policy, there, lambda other: registry.build(name, setup, {**params, **other}, **on))
     if policy.wants_history():
         assert there.trace is not None  # else check() has refused
-        policy.fit(TrainRequests(there.trace, there.train, policy.needs()))
+        history = TrainRequests(there.trace, there.train, policy.needs())
+        if recall is None or policy.uses("fit") or not policy.uses("learn"):
+            policy.fit(history)
+        else:
+            policy.recall(recall(policy, history))
     return policy
 
 

@@ -14,6 +14,7 @@ from sim.core.whole import PrefetchingError
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy, passes_of
 from sim.experiment.clockless import accounts_of
 from sim.experiment.compose import choices, read_config
+from sim.experiment.learned import Lessons
 from sim.experiment.served import closed
 from sim.experiment.stack import Curve, curve_of
 from sim.results.label import label
@@ -77,7 +78,7 @@ def curve(cell: Cell, budgets: Sequence[int]) -> PolicyCurve:
     for it in at:
         if least > it.setup.budget:
             continue
-        policy = make_policy(it)
+        policy = make_policy(it, recall=Lessons(it))
         state = state_of(policy.setup, it.setup.budget - policy.gpu_bytes(), policy)
         shares = state.layer_capacity or [state.capacity // it.setup.gpus] * len(largest)
         fits = len(shares) == len(largest) and all(map(int.__le__, largest, shares))

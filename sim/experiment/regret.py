@@ -11,6 +11,7 @@ from sim.experiment.bounds import future_of
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import load_config
 from sim.experiment.evictions import Watch
+from sim.experiment.learned import Lessons
 from sim.experiment.provenance import identify
 from sim.experiment.run import bounds_of
 from sim.results.compare.selection import select
@@ -97,11 +98,11 @@ def _row(root: Path, run: Found, inputs: Inputs) -> dict[str, Any]:
     cell = make_cell(config, inputs)
     if cell.traffic is not None or cell.setup.gpus > 1 or cell.tier is not None:
         raise _NothingToSayError("it is not of a closed loop on one GPU whose host holds all experts")
-    policy = make_policy(cell)
+    store = Store((root / run.folder).parent)
+    policy = make_policy(cell, recall=Lessons(cell, store))
     own = identify(cell, policy.predictors())
     if own.key != result["provenance"]["cell"]:
         raise _NothingToSayError("another state of the code made it; run it again")
-    store = Store((root / run.folder).parent)
     folder = store.folder(f"regret-{own.resolved['budget_bytes']}-{own.key}")
 
     def make() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.results.gap import PARTS
+from sim.results.gap import row as gap_row
 from sim.results.pictures.gap import gap
 from traces.kit.drawing import png, svg
 from traces.kit.units import figure, format_bytes
@@ -87,12 +88,7 @@ def _worst(parts: Mapping[str, int], whole: int) -> str:
 def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
     """Of the picture: ms per generated token by part."""
     return pd.DataFrame(
-        {
-            "policy_label": row["policy"],
-            "lossless": True,
-            "budget_bytes": row["budget_bytes"],
-            **{f"gap_{name}": ns / 1e6 / row["generated_tokens"] for name, ns in row["gap_ns"].items()},
-        }
+        gap_row(row["policy"], row["budget_bytes"], {"totals": row}, row["gap_ns"])
         for row in rows
         if row["generated_tokens"]
     )

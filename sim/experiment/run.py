@@ -12,6 +12,7 @@ from sim.core.acting import stated
 from sim.experiment.bounds import floors, future_of, own_bounds
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import RunConfig
+from sim.experiment.learned import Lessons
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
 from sim.experiment.scoring import scoring
 from sim.experiment.served import serving_of
@@ -47,9 +48,9 @@ def run_config(
     config: RunConfig, out: str | Path = "outputs", progress: Progress | None = None, inputs: Inputs | None = None
 ) -> Result:
     """Run one composed configuration, or read it if it was run before; ``inputs``: shared with other cells."""
-    cell = make_cell(config, inputs)
-    policy = make_policy(cell)
-    own, store = identify(cell, policy.predictors()), Store(Path(out))
+    cell, store = make_cell(config, inputs), Store(Path(out))
+    policy = make_policy(cell, recall=Lessons(cell, store))
+    own = identify(cell, policy.predictors())
     folder = store.folder(f"{policy.name}-{own.resolved['budget_bytes']}-{own.key}")
 
     def result() -> dict[str, Any]:

@@ -189,10 +189,12 @@ def _on_the_host(accounts: Accounts) -> dict[str, Any]:
 def reference_row(outcome: Outcome) -> dict[str, Any]:
     """The figures of a reference row that a table shows beside the policy's own."""
     accounts, per_token = outcome.accounts, partial(_ratio, whole=outcome.generated)
+    by_phase = {phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)}
     return {
         "latency_ms": latencies(outcome.timings),
         "throughput_tokens_per_s": _ratio(outcome.generated * 1e9, outcome.wall_ns),
-        "hit_rate": hit_rates(accounts),
+        "hit_rate": {**hit_rates(accounts), **by_phase},
+        "missing_bytes": {phase: missing_bytes(accounts, i) for i, phase in enumerate(PHASES)},
         "stall_ms_per_token": per_token(sum(accounts.stall_row()) / NS_PER_MS),
         "bytes_per_token": per_token(outcome.link_bytes),
         "wall_ns": outcome.wall_ns,
@@ -220,6 +222,12 @@ def hit_rates(accounts: Accounts, phase: int | None = None) -> dict[str, float |
         "complete": _ratio(row[COMPLETE], row[LOOKUPS]),
         "bytes": _ratio(row[BYTES_READY], row[BYTES_DEMANDED]),
     }
+
+
+def missing_bytes(accounts: Accounts, phase: int) -> int:
+    """Of the lookups of a phase, what was not there yet when their gates had run."""
+    row = accounts.hit_row(phase)
+    return row[BYTES_DEMANDED] - row[BYTES_READY]
 
 
 def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:

@@ -7,9 +7,19 @@ one that prefetches may. Of the last part, *admission* is at most what the link 
 ``belady_forced`` copies beyond ``belady_bypass``: only experts that pass by, or are kept in part, could save them.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.results.classes import LOSSLESS, output_of
+from sim.results.finished import finished, runs
+from sim.results.label import label
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARTS = {
     "victims": "victim ranking",
@@ -64,3 +74,25 @@ def gap_of_bounds(wall_ns: int, bounds: Mapping[str, Any]) -> dict[str, int]:
         bounds["belady_bypass"]["bytes"],
         time["link_ns"],
     )
+
+
+def frame(root: Path, folders: Collection[str]) -> pd.DataFrame:
+    """Of the picture: a row per lossless run of ``folders`` that has bounds and reference rows, ``gap_*`` in ms per
+    generated token."""
+    import pandas as pd
+
+    rows = []
+    for run in runs(finished(root, [])):
+        result = run.result
+        if run.folder not in folders or output_of(result) != LOSSLESS or not result["totals"]["generated_tokens"]:
+            continue
+        if (parts := gap_of(result)) is not None:
+            rows.append(row(label(result["config"]["policy"]), result["config"]["budget_bytes"], result, parts))
+    return pd.DataFrame(rows, columns=["policy_label", "lossless", "budget_bytes", *(f"gap_{name}" for name in PARTS)])
+
+
+def row(name: str, budget: int, result: Mapping[str, Any], parts: Mapping[str, int]) -> dict[str, Any]:
+    """One of that frame."""
+    tokens = result["totals"]["generated_tokens"]
+    ms = {f"gap_{part}": ns / NS_PER_MS / tokens for part, ns in parts.items()}
+    return {"policy_label": name, "lossless": True, "budget_bytes": budget, **ms}

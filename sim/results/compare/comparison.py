@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policies.api import OUTPUTS
-from sim.results.classes import LOSSY, by_class, outputs
+from sim.results.classes import LOSSLESS, LOSSY, by_class, outputs
 from sim.results.columns import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.results.compare import stats
 from sim.results.compare.selection import among, check_alike, select
@@ -47,8 +47,9 @@ class Comparison:
     runs: pd.DataFrame
     """The rows of :func:`sim.load` that were compared."""
     cells: pd.DataFrame
-    """A row per policy_label and budget_bytes: value with low and high, requests, seeds, AVERAGED, quality_*, front:
-    no other row of its class, which is its `output`, is as good in latency and memory (and kept gate mass, if lossy)
+    """A row per policy_label and budget_bytes: value with low and high, requests, seeds, AVERAGED, quality_*,
+    gap_closed: of the baseline's time per generated token beyond its bound, the share that the policy saves; front: no
+    other row of its class, which is its `output`, is as good in latency and memory (and kept gate mass, if lossy)
     and better in one."""
     pairs: pd.DataFrame
     """A row per policy of the baseline's class and budget: relative difference of the metric to the baseline's with
@@ -131,6 +132,7 @@ def compare_runs(
     base = _baseline(runs, baseline)
     values = {m: measured(requests, m) for m in {metric, target.metric if target else metric}}
     cells = _cells(runs, values[metric], metric, level)
+    cells = cells.assign(gap_closed=_closed(cells, base))
     single, overall, missing = stats.pairs(values[metric], cells, base, level)
     at = None if target is None else _cells(runs, values[target.metric], target.metric, level)
     return Comparison(
@@ -214,6 +216,16 @@ def _cells(runs: pd.DataFrame, values: stats.Values, metric: str, level: float) 
             axes = axes.assign(loss=1 - group["quality_kept_gate_mass"])
         cells.loc[group.index, "front"] = stats.pareto(axes.to_numpy(dtype=float))
     return cells
+
+
+def _closed(cells: pd.DataFrame, baseline: str) -> pd.Series[float]:
+    """(baseline - row) / (baseline - bound) of the time per generated token; NaN without a bound or a gap, and for rows
+    of another class."""
+    base = cells[cells["policy_label"] == baseline].set_index("budget_bytes")
+    its_ms = cells["budget_bytes"].map(1000 / base["throughput_tokens_per_s"])
+    gap = its_ms - its_ms / cells["budget_bytes"].map(base["bound_time_gap"])
+    share = (its_ms - 1000 / cells["throughput_tokens_per_s"]) / gap.where(gap > 0)
+    return share.where(cells["output"] == LOSSLESS).astype("float64")
 
 
 def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -24,15 +24,15 @@ from traces.kit.units import counted, format_bytes
 if TYPE_CHECKING:
     from sim.results.compare import Comparison
 
-PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes")
+PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes", "closed %")
 QUALITY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %", "stale %")
 FRONT = "front"
 BASE = "base"
 NOTHING = ("", "-", BASE)
 """What a column may hold and yet say nothing."""
-GOING = {LOSSLESS: (5, 2, 8, 7, 6), LOSSY: (7, 6, 2, 5, 8), MODIFIED: (5, 2, 8, 7, 6)}
-"""Columns that a narrow console does without, the first one first, by class: p, interval, bytes, time, hits of the
-lossless and of a modified model; the last shares and the interval of the lossy."""
+GOING = {LOSSLESS: (9, 5, 2, 8, 7, 6), LOSSY: (7, 6, 2, 5, 8), MODIFIED: (9, 5, 2, 8, 7, 6)}
+"""Columns that a narrow console does without, the first one first, by class: closed, p, interval, bytes, time, hits of
+the lossless and of a modified model; the last shares and the interval of the lossy."""
 
 
 def show(found: Comparison, console: Console) -> None:
@@ -94,12 +94,14 @@ def meanings(found: Comparison) -> list[tuple[str, str]]:
         said.append(("hits %", "lookups whose expert was complete when the gate had run"))
         if cells["bound_time_gap"].notna().any():
             said.append(("time, bytes", "multiples of the two bounds, the least that a lossless policy needs"))
+        if cells["gap_closed"].notna().any():
+            said.append(("closed %", f"of what {found.baseline} takes beyond the bound of time, how much is saved"))
     return [*said, ("+", f"on the Pareto front: no row has less of both memory and {name}")]
 
 
 def heads_of(found: Comparison, output: str) -> list[str]:
     """The heads of the table of one class; without any bound those of the bounds are missing."""
-    paired = PAIRED if _bounded(found) else (*PAIRED[:-2], *(["goodput"] if _good(found) else []))
+    paired = PAIRED if _bounded(found) else (*PAIRED[:-3], *(["goodput"] if _good(found) else []))
     return ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(QUALITY if output == LOSSY else paired), FRONT]
 
 
@@ -171,7 +173,8 @@ def _paired(found: Comparison, cell: Mapping[Any, Any]) -> list[str]:
     gaps = [_known(cell[key], "{:.2f}x".format) for key in ("bound_time_gap", "bound_bytes_gap")]
     hits = _known(100 * cell["hit_complete"], "{:.1f}".format)
     good = [_known(cell["goodput_per_s"], "{:.3g}".format)] if _good(found) else []
-    return [*words, hits, *(gaps if _bounded(found) else good)]
+    closed = "" if cell["policy_label"] == found.baseline else _known(100 * cell["gap_closed"], "{:.0f}".format)
+    return [*words, hits, *([*gaps, closed] if _bounded(found) else good)]
 
 
 def _difference(row: Mapping[Any, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sim.results.gap import PARTS
-from sim.results.pictures.findings import about, number
+from sim.results.pictures.findings import number
 from sim.results.pictures.style import Picture, Sheet, by_budget, pages_of
 from traces.kit.drawing import INK, LABEL, EmptyPictureError, dress, short
 from traces.kit.panels import Panel
@@ -30,13 +30,16 @@ LOOKS: Mapping[str, tuple[str, str]] = {
 
 
 @Picture
-def gap(rows: pd.DataFrame, page: int | None = 1) -> Sheet:
+def gap(rows: pd.DataFrame, page: int | None = 1, said: str = "") -> Sheet:
     """From a row per run with policy_label, lossless, budget_bytes and ``gap_*`` of each part (ms per generated token).
 
     Means over seeds; the smallest gap first. A part below 0 stands to the left: there the row does better than the
-    reference row. EmptyPictureError where no row has a gap, and after the last page.
+    reference row. ``said``: the subtitle.
+    EmptyPictureError where no row has a gap, and after the last page.
     """
     columns = [f"gap_{name}" for name in PARTS]
+    if rows.empty:
+        raise EmptyPictureError("no lossless run has a bound and reference rows")
     frame = by_budget(rows, *columns).dropna(subset=columns)
     frame = frame.assign(whole=frame[columns].sum(axis=1))
     if frame.empty or not frame["whole"].any():
@@ -50,7 +53,7 @@ def gap(rows: pd.DataFrame, page: int | None = 1) -> Sheet:
             lines = max(1 + short(name).count("\n") for name in own["name"])
             high = 0.7 + (0.09 + 0.17 * lines) * len(own)
             panels.append(Panel(title, partial(_draw, own=own), 5.8, high, len(own)))
-    return Sheet(panels, f"What better decisions would be worth{of}", about(rows), columns=1, titled=True)
+    return Sheet(panels, f"What better decisions would be worth{of}", said, columns=1, titled=True)
 
 
 def _said(own: pd.DataFrame) -> str:

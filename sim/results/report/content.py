@@ -31,6 +31,7 @@ HEADINGS = {
     "latency": "Latency and the bound",
     "front": "Lossy policies",
     "stalls": "Where the time goes",
+    "gap": "Where the time beyond the bound goes",
     "hits": "Hit rates",
     "fates": "Prefetches",
     "link": "The link",

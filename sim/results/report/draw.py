@@ -15,6 +15,7 @@ from sim.results.classes import LOSSY, outputs
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison
 from sim.results.finished import traced
+from sim.results.gap import frame as gap_frame
 from sim.results.label import label
 from sim.results.load import load_layers
 from sim.results.pictures.colours import looks
@@ -56,6 +57,7 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         drawn.append(_draw("front", FRONT, partial(pictures.front.sheet, lossy, metric, look, found.target, said)))
     drawn += [
         _draw("stalls", STALLS, partial(pictures.stalls.sheet, runs, None)),
+        _draw("gap", GAP, partial(_gap, root, runs)),
         _draw("hits", HITS, partial(pictures.hits.sheet, runs, look)),
         _draw("fates", FATES, partial(pictures.fates.sheet, runs, None)),
         _draw("link", _of_link(runs), partial(pictures.link.sheet, runs, look)),
@@ -86,6 +88,10 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     return drawn
 
 
+def _gap(root: Path, runs: pd.DataFrame) -> Sheet:
+    return pictures.gap.sheet(gap_frame(root, set(runs["folder"])), None, about(runs))
+
+
 def _of_latency(runs: pd.DataFrame) -> str:
     """What there is to see: one budget has no lines; runs without bounds have neither area nor cheats."""
     lines = len(set(runs["budget_bytes"])) > 1
@@ -109,6 +115,10 @@ FRONT = "Latency against what lossy policies keep of the model's output; a large
 STALLS = (
     "Where the time of a generated token goes. The parts add up, exactly, to all the time from the start of the first"
     " measured request to the end of the last. Each budget has a scale of its own."
+)
+GAP = (
+    "What lossless runs take beyond the bound: what victims by the future, prefetch of one layer and of all that is to"
+    " come, and experts that pass by would be worth. python -m sim regret judges each eviction."
 )
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
 FATES = "What became of the prefetches: useful ones were complete before they were demanded, late ones after."

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from sim.experiment.compose import read_config
 from sim.experiment.evictions import Evictions, Watch
 from sim.experiment.run import run_config
 from sim.results.gap import PARTS, PATH, parts_of
+from sim.results.pictures import EmptyPictureError, gap
 from tests.sim.saying import refused
 from tests.sim.small_trace import SIZE, Plan, config, one_layer, write
 
@@ -126,3 +128,18 @@ def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "polcy=lfu: not understood" in refused(["regret", str(folder), "polcy=lfu"], capsys)
     assert "picture=" in refused(["regret", str(folder), "picture=gap.pdf"], capsys)
     assert str(tmp_path) in refused(["regret", str(tmp_path)], capsys)
+
+
+def test_the_picture_says_what_the_most_is_and_draws_gains_to_the_left() -> None:
+    parts = {"victims": -2.0, "one_layer": 1.0, "further": 5.0, "admission": 0.0, "rest": 1.0}
+    frame = pd.DataFrame(
+        [{"policy_label": "lfu", "lossless": True, "budget_bytes": 10**9, **{f"gap_{k}": v for k, v in parts.items()}}]
+    )
+    (panel,) = gap.sheet(frame).panels
+    assert panel.title == "1 GB: of lfu's 5.00 ms beyond the bound 100 % is prefetch further ahead"
+    (axes,) = gap(frame).axes
+    boxes = {bars.get_label(): bars.patches[0].get_bbox() for bars in axes.containers}
+    assert sorted((boxes["victim ranking"].x0, boxes["victim ranking"].x1)) == [-2, 0]
+    assert sorted((boxes["the rest"].x0, boxes["the rest"].x1)) == [6, 7]
+    with pytest.raises(EmptyPictureError):
+        gap(frame.iloc[:0])

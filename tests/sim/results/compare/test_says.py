@@ -203,9 +203,28 @@ def test_a_row_has_its_figures_and_the_best_comes_first(out: Path) -> None:
     assert rows[0] == ["zeta", "-50.0*", *rows[0][2:]], "over both budgets"
     at = rows[1:]
     assert [row[row[0] == "+"] for row in at] == ["zeta", "lru"] * 2
-    assert all(row[-3:] == ["33.3", "1.50x", "2.50x"] for row in at)
+    figures = ["33.3", "1.50x", "2.50x"]
+    assert all(row[-3:] == figures for row in at if "zeta" not in row)
+    assert all(row[-4:] == [*figures, "0"] for row in at if "zeta" in row), "as many tokens per second close no gap"
     assert [row[0] for row in at] == ["+", "lru"] * 2
     assert "-50.0*" in at[0]
+
+
+def test_the_share_of_the_gap_that_is_closed_is_of_the_baselines(out: Path) -> None:
+    """Of a baseline of 10 ms and a bound of 4: 7 ms close half, 12 open it by a third, and other classes close none."""
+    runs, requests = copies(out, "half", "worse", "loses")
+    ms = runs["policy"].map({"half": 7.0, "worse": 12.0, "loses": 5.0}).fillna(10.0)
+    gap = runs["policy"].map({"half": 7 / 4, "worse": 3.0}).fillna(2.5)
+    runs = runs.assign(throughput_tokens_per_s=1000 / ms, bound_time_gap=gap)
+    runs["lossless"] = runs["lossless"] & (runs["policy"] != "loses")
+    cells = compare_runs(runs, requests, baseline="lru").cells
+    closed = cells.groupby("policy")["gap_closed"].first()
+    assert closed["half"] == pytest.approx(0.5)
+    assert closed["worse"] == pytest.approx(-1 / 3)
+    assert closed["lru"] == 0
+    assert cells.loc[cells["policy"] == "loses", "gap_closed"].isna().all()
+    alone = compare_runs(runs.assign(bound_time_gap=float("nan")), requests, baseline="lru").cells
+    assert alone["gap_closed"].isna().all()
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Setup, Signal, Step
+from policies.learned_use.ahead import Ahead, Named
 from policies.learned_use.fit import Estimate, learn
+from policies.learned_use.learner import Learner
 from policies.learned_use.recent import Context, Reals, Recent, choices
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
+
+
+Prefetch = Literal["off", "next", "deep"]
+DEEP = 3
+"""Layers that deep looks ahead."""
 
 
 class LearnedUse(Pooled[Scores]):
@@ -37,18 +45,30 @@ class LearnedUse(Pooled[Scores]):
         scores: bool = True,
         components: int = 64,
         due: bool = True,
+        online: bool = True,
+        prefetch: Prefetch = "off",
+        sure: float = 0.6,
+        margin: float = 0.1,
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
         self.discount = between("discount", discount, 0, 1, "of a use, per token before it")
-        self.scores, self.due = scores, due
+        self.scores, self.due, self.online = scores, due, online
         self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
         self.recent = Recent(n_layers, n_experts, scores=scores)
         self.estimate: Estimate | None = None
         self.context: Context | None = None
         self.worth: Reals = np.full((n_layers, n_experts), 0.5)
+        self.prefetch = prefetch
+        self.sure = between("sure", sure, 0, 1, "of what was named and absent has been chosen")
+        self.margin = between("margin", margin, 0, 1, "of worth, above the victim's")
+        self.distances = 0 if prefetch == "off" else min(DEEP if prefetch == "deep" else 1, n_layers - 1)
+        self.names = Ahead(n_layers, self.distances, setup.top_k) if self.distances else None
+        self.hoped: dict[int, float] = {}  # asked for, its gate still to come: how likely it is chosen
         self.layer, self.rows = -1, 1
+        self.learner: Learner | None = None
+        self.seen: list[tuple[NDArray[np.integer], NDArray[np.floating] | None]] = []  # by layer, of one request
         ahead = (np.arange(n_layers)[None] - np.arange(n_layers)[:, None] - 1) % n_layers
         self.nearer: Reals = discount ** (ahead / n_layers)
         """[L now, L]: what a use in each layer is discounted by, for the layers that come before it."""
@@ -59,35 +79,105 @@ class LearnedUse(Pooled[Scores]):
     def fit(self, history: History) -> None:
         n_layers, n_experts = self.setup.n_layers, self.setup.n_experts
         self.estimate = learn(
-            history, n_layers, n_experts, discount=self.discount, scores=self.scores, components=self.components
+            history,
+            n_layers,
+            n_experts,
+            discount=self.discount,
+            scores=self.scores,
+            components=self.components,
+            ahead=self.distances,
         )
-        self.context = Context(self.estimate.basis) if self.estimate.ridge is not None else None
+        if self.estimate.ridge is not None:
+            self.context = Context(self.estimate.basis)
+            if self.online:
+                self.learner = Learner(self.estimate, self.discount, scores=self.scores)
 
     def decided(self) -> Mapping[str, Any]:
         assert self.estimate is not None
         return {"loss": round(self.estimate.loss, 6), "ridge": self.estimate.ridge}
 
+    def memorises(self) -> bool:
+        return self.online
+
     def on_step(self, step: Step) -> None:
+        self._learn()
+        if self.names is not None:
+            self._forget(self.names.drop())
         self.rows = step.rows if step.prefill else 1
 
     def on_gate(self, event: LayerEvent) -> None:
         assert self.estimate is not None
         layer, signals = event.layer, event.signals
-        probs = signals.router_probs()[:, None] if self.scores else None
+        scores = signals.router_probs() if self.scores else None
         ids = signals.expert_ids()
-        self.recent.see(slice(layer, layer + 1), ids[:, None], probs)
+        if self.learner is not None and len(event.requests) == 1:
+            self.seen.append((ids, scores))
+        self.recent.see(slice(layer, layer + 1), ids[:, None], None if scores is None else scores[:, None])
         at = np.empty(0)
         if self.context is not None:
-            last = ids[np.cumsum(event.counts) - 1]
-            at = self.context.see(layer, choices(last, self.setup.n_experts).mean(0))
+            last = choices(ids[np.cumsum(event.counts) - 1], self.setup.n_experts)
+            at = self.context.see(layer, last[0] if len(last) == 1 else last.mean(0))
         self.worth[layer] = self.estimate.of(self.recent, layer, at)
         self.layer = layer
+        if self.names is not None:
+            self._look_ahead(self.names, event, at)
         for pool in self.pools:
             pool.stale = True
+
+    def _learn(self) -> None:
+        """From the pass that has ended, if it was of one request: others' rows are no sequence of tokens."""
+        seen, self.seen = self.seen, []
+        if self.learner is None or len(seen) != self.setup.n_layers:
+            return
+        ids = np.stack([ids for ids, _ in seen], 1)
+        scores = [scores for _, scores in seen if scores is not None]
+        self.estimate = self.learner.see(ids, np.stack(scores, 1) if scores else None) or self.estimate
+
+    def _look_ahead(self, ahead: Ahead, event: LayerEvent, at: Reals) -> None:
+        """In decoding a single request: name what later layers of this pass will choose, and ask for what is sure."""
+        assert self.estimate is not None
+        layer, n_experts, view = event.layer, self.setup.n_experts, self.view
+        self._forget(ahead.settle(layer, event.demand))
+        for expert in event.demand:
+            self.hoped.pop(expert, None)
+        if self.rows > 1 or event.prefill or len(event.requests) > 1 or self.estimate.ridge is None:
+            return
+        for distance in range(1, min(self.distances, self.setup.n_layers - 1 - layer) + 1):
+            later = layer + distance
+            names = self.estimate.named(self.own_of(later), layer, distance, at, self.setup.top_k)
+            absent = [(rank, x) for rank, x in enumerate((names + later * n_experts).tolist()) if not view.resident(x)]
+            for rank, x in absent:
+                odds = ahead.odds.of(distance, rank)
+                issued = odds >= self.sure and self.actions.prefetch(x, odds - distance)
+                if issued:
+                    self.hoped[x] = odds
+                    self.actions.expect([x])
+                ahead.named[later].append(Named(x, distance, rank, issued))
+
+    def own_of(self, layer: int) -> Reals:
+        """Worth from an expert's own features alone, as of the last token of the layer."""
+        assert self.estimate is not None
+        return self.estimate.own(self.recent, layer)
+
+    def _forget(self, experts: list[int]) -> None:
+        for expert in experts:
+            self.hoped.pop(expert, None)
+            self.actions.cancel(expert)  # of no effect where it is complete
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        found = super().victim(incoming, speculative)
+        if speculative and found is not None:
+            worth = max(self.hoped.get(found, 0.0), self.pools[found // self.span].worth_of(found))
+            if worth + self.margin >= self.hoped.get(incoming, 0.0):
+                return None
+        return found
 
     def score(self, experts: slice) -> Reals:
         worth = self.worth
         if self.due and self.rows > 1 and self.layer + 1 < len(worth):
             worth = worth.copy()
             worth[self.layer + 1 :] = 1 - (1 - worth[self.layer + 1 :]) ** self.rows
-        return np.asarray((worth * self.nearer[self.layer][:, None]).ravel()[experts])
+        scores = (worth * self.nearer[self.layer][:, None]).ravel()
+        for expert, odds in self.hoped.items():
+            scores[expert] = max(scores[expert], odds)
+        return np.asarray(scores[experts])

@@ -116,6 +116,10 @@ class Scores:
     def discard(self, expert: int) -> None:
         self.scores[expert - self.first] = np.inf
 
+    def worth_of(self, expert: int) -> float:
+        """Its score, as of the last victim."""
+        return float(self.worth[expert - self.first])
+
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:
         if self.stale:
             self.worth = self.score(self.members)

@@ -47,7 +47,7 @@ def test_rows_at_once_are_rows_one_by_one() -> None:
     at_once.see(slice(None), ids[:7], probs[:7])
     for layer in range(L):
         at_once.see(slice(layer, layer + 1), ids[7:, layer : layer + 1], probs[7:, layer : layer + 1])
-    np.testing.assert_allclose(at_once.features(slice(None)), apart.features(slice(None)), rtol=1e-12)
+    np.testing.assert_allclose(at_once.table, apart.table, rtol=1e-12)
 
 
 def test_an_average_by_hand() -> None:

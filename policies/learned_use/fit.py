@@ -39,7 +39,16 @@ LEAST = 1e-4
 """Estimates lie between it and one minus it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Discount:
+    """What a use is worth by the tokens before it: a part ``far`` of it fades a third as fast as the others."""
 
+    near: float
+    far: float
+
+    def of(self, tokens: NDArray[np.integer]) -> Reals:
+        """1 for the next token's, falling from there on."""
+        return np.asarray((1 - self.far) * self.near**tokens + self.far * self.near ** (tokens / 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ class Estimate:
     sums: Sums | None = None
     """What the second step was solved from; None where there is none."""
     later: Reals | None = None
-    """By how far ahead: what the components add for the layer that is so much later, in the same token, [A, L, E, C]."""
+    """By how far ahead: what components add for a layer so much later in this token, [A, L, E, C]."""
 
     def own(self, recent: Recent, layer: int | None = None) -> Reals:
         """From an expert's own features alone: of a layer, [E], or of all, [L, E]."""
@@ -114,7 +123,14 @@ class Estimate:
 
 
 def learn(
-    history: History, n_layers: int, n_experts: int, *, discount: float, scores: bool, components: int, ahead: int = 0
+    history: History,
+    n_layers: int,
+    n_experts: int,
+    *,
+    discount: Discount,
+    scores: bool,
+    components: int,
+    ahead: int = 0,
 ) -> Estimate:
     """Fit on the train requests, read in order as one sequence of tokens; ``ahead``: layers that are looked ahead."""
     most = max(1, min(MOST_ROWS, MOST_ENTRIES // (n_layers * n_experts)))
@@ -122,7 +138,7 @@ def learn(
     n = len(ids)
     chosen = choices(ids, n_experts)
     popular = np.log((chosen.sum(0) + 1) / (n + 2))
-    sooner = (discount ** _distances(chosen)).astype(np.float32)
+    sooner = discount.of(_distances(chosen)).astype(np.float32)
     first = min(WARM_ROWS, n // 2)
     taken = set(range(first, n, max(1, chosen.size // MOST_EXAMPLES)))
     features, labels = [], []
@@ -151,7 +167,7 @@ def learn(
 
 
 def _later(sums: Sums, at: NDArray[np.float32], left: NDArray[np.float32], ahead: int) -> Reals:
-    """What the components after a gate say of the choices of the layers up to ``ahead`` later, [A, L, E, components]."""
+    """What the components after a gate say of the choices up to ``ahead`` layers later, [A, L, E, components]."""
     found = []
     for distance in range(1, ahead + 1):
         products = np.zeros_like(sums.products)
@@ -231,7 +247,7 @@ def _components(chosen: NDArray[np.bool_], wanted: int) -> Reals:
 
 
 def _second(at: NDArray[np.float32], left: NDArray[np.float32]) -> tuple[float | None, Reals, Sums | None]:
-    """The ridge, the components' means [components], and the sums over ``at`` [n, L, components], ``left`` [n, L, E]."""
+    """The ridge, the components' means [components], and the sums over ``at`` [n, L, components]."""
     n, n_layers, width = at.shape
     cut = n - n // HELD_OUT
     mean = at.mean((0, 1), dtype=np.float64)

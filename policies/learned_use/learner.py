@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil, log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.learned_use.fit import Estimate
+from policies.learned_use.fit import Discount, Estimate
 from policies.learned_use.recent import Recent, choices, contexts
 
-NEGLIGIBLE = 0.01
+NEGLIGIBLE = 0.02
 """Of a label: a next use that is discounted below it is as good as none."""
-LONGEST_WAIT = 64
+LONGEST_WAIT = 32
 """Tokens that are waited for, however little a use is discounted."""
 BLOCK = 32
 """Tokens that are added at a time."""
@@ -30,16 +29,17 @@ class Learner:
     Rows are of one request, or of one after the other. O(L x E x (features + wait + components)) per token.
     """
 
-    def __init__(self, estimate: Estimate, discount: float, *, scores: bool) -> None:
+    def __init__(self, estimate: Estimate, discount: Discount, *, scores: bool) -> None:
         assert estimate.sums is not None
         width, n_layers, n_experts = estimate.basis.shape
         self.first, self.n_experts = estimate, n_experts
         copied = (part.copy() for part in (estimate.sums.squares, estimate.sums.products, estimate.sums.penalty))
         self.sums = type(estimate.sums)(*copied)
-        self.wait = min(LONGEST_WAIT, max(1, ceil(log(NEGLIGIBLE) / log(discount)))) if 0 < discount < 1 else 1
+        worth = discount.of(np.arange(LONGEST_WAIT))
+        self.wait = int((worth > NEGLIGIBLE).sum()) or 1
         self.recent = Recent(n_layers, n_experts, scores=scores)
         self.before: NDArray[np.integer] | None = None
-        self.discounts = discount ** np.arange(self.wait - 1, -1, -1)[:, None, None]  # of the last rows, the latest last
+        self.discounts = worth[self.wait - 1 :: -1, None, None]  # of the last rows, the latest last
         room = self.wait + BLOCK
         self.own = np.zeros((room, n_layers, n_experts), np.float32)
         self.sooner = np.zeros_like(self.own)
@@ -47,7 +47,7 @@ class Learner:
         self.kept, self.added, self.solved = 0, 0, 0
 
     def see(self, ids: NDArray[np.integer], probs: NDArray[np.floating] | None) -> Estimate | None:
-        """A pass has ended: ``ids`` [rows, L, K], ``probs`` [rows, L, E]. A better estimate, when it is time for one."""
+        """A pass has ended: ``ids`` [rows, L, K], ``probs`` [rows, L, E]. A better estimate, in time."""
         old = len(ids) - MOST_OF_A_PASS
         if old > 0:
             self.recent.see(slice(None), ids[:old], None if probs is None else probs[:old])

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Setup, Signal, Step
 from policies.learned_use.ahead import Ahead, Named
-from policies.learned_use.fit import Estimate, learn
+from policies.learned_use.fit import Discount, Estimate, learn
 from policies.learned_use.learner import Learner
 from policies.learned_use.recent import Context, Reals, Recent, choices
+from policies.parts.foreseen import by_tokens
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
-
 
 Prefetch = Literal["off", "next", "deep"]
 DEEP = 3
@@ -35,24 +35,30 @@ class LearnedUse(Pooled[Scores]):
     name = "learned_use"
     title = "learned use"
     learns = True
-    without: ClassVar[Mapping[Signal, str]] = {Signal.ROUTER_PROBS: "policy.scores=false"}
+    without: ClassVar[Mapping[Signal, str]] = {
+        Signal.ROUTER_PROBS: "policy.scores=false",
+        Signal.GATE_AHEAD: "policy.gates=false",
+    }
 
     def __init__(
         self,
         setup: Setup,
         *,
         discount: float = 0.7,
+        far: float = 0.3,
         scores: bool = True,
         components: int = 64,
         due: bool = True,
         online: bool = True,
-        prefetch: Prefetch = "off",
+        prefetch: Prefetch = "next",
+        gates: bool = True,
         sure: float = 0.6,
         margin: float = 0.1,
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
         self.discount = between("discount", discount, 0, 1, "of a use, per token before it")
+        self.far = between("far", far, 0, 1, "of a use's worth, which fades a third as fast")
         self.scores, self.due, self.online = scores, due, online
         self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
@@ -60,7 +66,7 @@ class LearnedUse(Pooled[Scores]):
         self.estimate: Estimate | None = None
         self.context: Context | None = None
         self.worth: Reals = np.full((n_layers, n_experts), 0.5)
-        self.prefetch = prefetch
+        self.prefetch, self.gates = prefetch, gates
         self.sure = between("sure", sure, 0, 1, "of what was named and absent has been chosen")
         self.margin = between("margin", margin, 0, 1, "of worth, above the victim's")
         self.distances = 0 if prefetch == "off" else min(DEEP if prefetch == "deep" else 1, n_layers - 1)
@@ -74,7 +80,11 @@ class LearnedUse(Pooled[Scores]):
         """[L now, L]: what a use in each layer is discounted by, for the layers that come before it."""
 
     def needs(self) -> frozenset[Signal]:
-        return frozenset({Signal.ROUTER_PROBS}) if self.scores else frozenset()
+        wanted = {Signal.ROUTER_PROBS: self.scores, Signal.GATE_AHEAD: self.gates and self.prefetch != "off"}
+        return frozenset(signal for signal, read in wanted.items() if read)
+
+    def layers_ahead(self) -> int | None:
+        return self.distances or None
 
     def fit(self, history: History) -> None:
         n_layers, n_experts = self.setup.n_layers, self.setup.n_experts
@@ -82,15 +92,15 @@ class LearnedUse(Pooled[Scores]):
             history,
             n_layers,
             n_experts,
-            discount=self.discount,
+            discount=Discount(self.discount, self.far),
             scores=self.scores,
             components=self.components,
-            ahead=self.distances,
+            ahead=0 if self.gates else self.distances,
         )
         if self.estimate.ridge is not None:
             self.context = Context(self.estimate.basis)
             if self.online:
-                self.learner = Learner(self.estimate, self.discount, scores=self.scores)
+                self.learner = Learner(self.estimate, Discount(self.discount, self.far), scores=self.scores)
 
     def decided(self) -> Mapping[str, Any]:
         assert self.estimate is not None
@@ -140,13 +150,20 @@ class LearnedUse(Pooled[Scores]):
         self._forget(ahead.settle(layer, event.demand))
         for expert in event.demand:
             self.hoped.pop(expert, None)
-        if self.rows > 1 or event.prefill or len(event.requests) > 1 or self.estimate.ridge is None:
+        if self.rows > 1 or event.prefill or len(event.requests) > 1:
             return
         for distance in range(1, min(self.distances, self.setup.n_layers - 1 - layer) + 1):
             later = layer + distance
-            names = self.estimate.named(self.own_of(later), layer, distance, at, self.setup.top_k)
-            absent = [(rank, x) for rank, x in enumerate((names + later * n_experts).tolist()) if not view.resident(x)]
-            for rank, x in absent:
+            if self.gates:
+                names = by_tokens(event.signals.gate_ahead(distance), later, n_experts)
+            elif self.estimate.later is not None:
+                likely = self.estimate.named(self.own_of(later), layer, distance, at, self.setup.top_k)
+                names = (likely + later * n_experts).tolist()
+            else:
+                return
+            for rank, x in enumerate(names):
+                if view.resident(x):
+                    continue
                 odds = ahead.odds.of(distance, rank)
                 issued = odds >= self.sure and self.actions.prefetch(x, odds - distance)
                 if issued:

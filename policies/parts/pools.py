@@ -120,11 +120,14 @@ class Scores:
         """Its score, as of the last victim."""
         return float(self.worth[expert - self.first])
 
-    def lowest(self, allowed: Callable[[int], bool]) -> int | None:
+    def _refresh(self) -> None:
         if self.stale:
             self.worth = self.score(self.members)
             self.scores = np.where(self.present, self.worth, np.inf)
             self.stale = False
+
+    def lowest(self, allowed: Callable[[int], bool]) -> int | None:
+        self._refresh()
         scores, first, found = self.scores, self.first, None
         refused: list[tuple[int, float]] = []
         while found is None and scores[place := int(scores.argmin())] < np.inf:

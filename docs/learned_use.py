@@ -80,7 +80,7 @@ def judged(name: str, trace: str, limit: int | None, out: Path) -> list[dict[str
 
 
 def against(own: tuple[float, pd.DataFrame], best: tuple[float, pd.DataFrame], bound: float) -> dict[str, object]:
-    """Own to best, request by request in blocks (sim.results.compare): TPOT, and what is closed of the gap to the bound.
+    """Own to best, by request, in blocks (sim.results.compare): TPOT, and what is closed of the gap to the bound.
 
     The bound, in ms, is of all requests together; the interval is that of their time, drawn to the scale of the gap.
     """

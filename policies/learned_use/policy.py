@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import History, LayerEvent, Setup, Signal, Step
+from policies.api import History, LayerEvent, Schedule, Setup, Signal, Step
 from policies.learned_use.ahead import Ahead, Named
 from policies.learned_use.fit import Discount, Estimate, learn
 from policies.learned_use.learner import Learner
+from policies.learned_use.ledger import Ledger, victims
 from policies.learned_use.recent import Context, Reals, Recent, choices
 from policies.parts.foreseen import by_tokens
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
+from policies.parts.sides import hottest_first, lookups
 
 Prefetch = Literal["off", "next", "deep"]
 DEEP = 3
@@ -54,6 +56,7 @@ class LearnedUse(Pooled[Scores]):
         gates: bool = True,
         sure: float = 0.6,
         margin: float = 0.1,
+        host: bool = False,
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
@@ -72,12 +75,18 @@ class LearnedUse(Pooled[Scores]):
         self.distances = 0 if prefetch == "off" else min(DEEP if prefetch == "deep" else 1, n_layers - 1)
         self.names = Ahead(n_layers, self.distances, setup.top_k) if self.distances else None
         self.hoped: dict[int, float] = {}  # asked for, its gate still to come: how likely it is chosen
+        self.ledger = Ledger(setup) if host else None
+        self.hosted: frozenset[int] = frozenset()  # of the event under way
         self.layer, self.rows = -1, 1
         self.learner: Learner | None = None
+        self.at: Reals = np.empty(0)
         self.seen: list[tuple[NDArray[np.integer], NDArray[np.floating] | None]] = []  # by layer, of one request
         ahead = (np.arange(n_layers)[None] - np.arange(n_layers)[:, None] - 1) % n_layers
         self.nearer: Reals = discount ** (ahead / n_layers)
         """[L now, L]: what a use in each layer is discounted by, for the layers that come before it."""
+
+    def uses(self, hook: str) -> bool:
+        return super().uses(hook) and (hook not in ("place", "schedule") or self.ledger is not None)
 
     def needs(self) -> frozenset[Signal]:
         wanted = {Signal.ROUTER_PROBS: self.scores, Signal.GATE_AHEAD: self.gates and self.prefetch != "off"}
@@ -115,7 +124,33 @@ class LearnedUse(Pooled[Scores]):
             self._forget(self.names.drop())
         self.rows = step.rows if step.prefill else 1
 
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        assert self.ledger is not None
+        self._observe(event)
+        members, layer, pool = lookups(event, self.view), event.layer, self.pools[event.demand[0] // self.span]
+        missing = [it.expert for it in members if not it.complete]
+        if not missing:
+            self.hosted = frozenset()
+            return ()
+        free = self.view.free_bytes() // self.setup.expert_bytes[layer]
+        base, worth = layer * self.setup.n_experts, self.worth[layer]
+        going = victims(pool, len(missing), event.demand, free)
+        found = self.ledger.hosted(layer, members, {x: float(worth[x - base]) for x in missing}, going)
+        self.hosted = frozenset(found)
+        return found
+
+    def schedule(self, event: LayerEvent) -> Schedule:
+        return hottest_first(event, self.hosted, self.view)
+
     def on_gate(self, event: LayerEvent) -> None:
+        at = self.at if self.ledger is not None else self._observe(event)
+        if self.names is not None:
+            self._look_ahead(self.names, event, at)
+            for pool in self.pools:
+                pool.stale = True
+
+    def _observe(self, event: LayerEvent) -> Reals:
+        """A gate has run: the layer's worth anew. The context's components, valid until the next time."""
         assert self.estimate is not None
         layer, signals = event.layer, event.signals
         scores = signals.router_probs() if self.scores else None
@@ -123,16 +158,14 @@ class LearnedUse(Pooled[Scores]):
         if self.learner is not None and len(event.requests) == 1:
             self.seen.append((ids, scores))
         self.recent.see(slice(layer, layer + 1), ids[:, None], None if scores is None else scores[:, None])
-        at = np.empty(0)
         if self.context is not None:
             last = choices(ids[np.cumsum(event.counts) - 1], self.setup.n_experts)
-            at = self.context.see(layer, last[0] if len(last) == 1 else last.mean(0))
-        self.worth[layer] = self.estimate.of(self.recent, layer, at)
+            self.at = self.context.see(layer, last[0] if len(last) == 1 else last.mean(0))
+        self.worth[layer] = self.estimate.of(self.recent, layer, self.at)
         self.layer = layer
-        if self.names is not None:
-            self._look_ahead(self.names, event, at)
         for pool in self.pools:
             pool.stale = True
+        return self.at
 
     def _learn(self) -> None:
         """From the pass that has ended, if it was of one request: others' rows are no sequence of tokens."""

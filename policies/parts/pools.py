@@ -120,6 +120,11 @@ class Scores:
         """Its score, as of the last victim."""
         return float(self.worth[expert - self.first])
 
+    def scores_now(self) -> Reals:
+        """Of all members, inf for those that are not in; a copy."""
+        self._refresh()
+        return self.scores.copy()
+
     def _refresh(self) -> None:
         if self.stale:
             self.worth = self.score(self.members)

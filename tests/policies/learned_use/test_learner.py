@@ -96,11 +96,16 @@ def error(estimate: Estimate, ids: Any) -> float:
 
 
 def test_it_names_what_a_later_layer_of_this_token_follows() -> None:
-    past = follows(600, 0)
-    past[:, 1] = past[:, 0] + 4  # in the same token; layer 2 follows at the next, so that there is a second step
+    def like(n: int, seed: int) -> Any:
+        """Layer 1 follows layer 0 in three of four tokens; layer 2 at the next, so that there is a second step."""
+        found = follows(n, seed)
+        found[:, 1] = np.where(np.arange(n)[:, None] % 4 == 3, 2 * (found[:, 0, :1] < 2), found[:, 0]) + 4
+        found[:, 1, 1] = found[:, 1, 0] + 1
+        return found
+
+    past = like(600, 0)
     estimate = learn(Past(past), L, E, discount=DISCOUNT, scores=False, components=8, ahead=1)
-    ids, named, alone = follows(100, 7), [], []
-    ids[:, 1] = ids[:, 0] + 4
+    ids, named, alone = like(100, 7), [], []
     recent, context = Recent(L, E, scores=False), Context(estimate.basis)
     for row in range(100):
         own, chosen = estimate.own(recent, 1), set(ids[row, 1].tolist())
@@ -110,7 +115,7 @@ def test_it_names_what_a_later_layer_of_this_token_follows() -> None:
         for layer in range(1, L):
             context.see(layer, choices(ids[row, layer], E))
         recent.see(slice(None), ids[row : row + 1])
-    assert np.mean(named) > np.mean(alone) + 0.2  # which is right half of the time
+    assert np.mean(named) > np.mean(alone) + 0.1  # which is right half of the time
 
 
 def test_odds_come_from_what_was_seen_and_from_no_other_rank() -> None:

@@ -8,13 +8,13 @@ in a few principal components. How strong the ridge is, and whether there is one
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import History, PastRequest
-from policies.learned_use.recent import Context, Reals, Recent, choices
+from policies.api import History, Learned, PastRequest
+from policies.learned_use.recent import Reals, Recent, choices, contexts
 
 BEYOND = 400
 """Tokens to the next choice of what is not chosen again."""
@@ -37,6 +37,44 @@ RIDGE = 1.0
 NEWTON_STEPS = 25
 LEAST = 1e-4
 """Estimates lie between it and one minus it."""
+ARRAYS = ("weights", "offsets", "basis", "mean", "turns", "later")
+SUMS = ("squares", "products", "penalty")
+"""Of an estimate, and of its sums."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discount:
+    """What a use is worth by the tokens before it: a part ``far`` of it fades a third as fast as the others."""
+
+    near: float
+    far: float
+
+    def of(self, tokens: NDArray[np.integer]) -> Reals:
+        """1 for the next token's, falling from there on."""
+        return np.asarray((1 - self.far) * self.near**tokens + self.far * self.near ** (tokens / 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Of a ridge regression per layer, over tokens; more tokens may be added."""
+
+    squares: Reals
+    """Of the centred components, [L, components, components]."""
+    products: Reals
+    """Of these with what is left to explain, [L, components, E]."""
+    penalty: Reals
+    """[L], what it was when the train requests had been read: the more tokens, the less it says."""
+
+    def add(self, at: NDArray[np.floating], left: NDArray[np.floating]) -> None:
+        """Tokens, with their centred components [n, L, components] and what is left of their labels [n, L, E]."""
+        x = np.ascontiguousarray(at.transpose(1, 2, 0))
+        self.squares[:] += x @ x.transpose(0, 2, 1)
+        self.products[:] += x @ left.transpose(1, 0, 2)
+
+    def turns(self) -> Reals:
+        """The solution, [L, E, components]."""
+        regular = self.squares + self.penalty[:, None, None] * np.eye(self.squares.shape[1])
+        return np.asarray(np.linalg.solve(regular, self.products).transpose(0, 2, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +95,73 @@ class Estimate:
     """Mean cross-entropy of the first step, nats."""
     ridge: float | None
     """Of the second step; None: it did not help on tokens held out."""
+    sums: Sums | None = None
+    """What the second step was solved from; None where there is none."""
+    later: Reals | None = None
+    """By how far ahead: what components add for a layer so much later in this token, [A, L, E, C]."""
+
+    def kept(self) -> Learned:
+        """All of it, as arrays and facts."""
+        arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
+        if self.sums is not None:
+            arrays |= {name: getattr(self.sums, name) for name in SUMS}
+        return Learned(arrays, {"loss": self.loss, "ridge": self.ridge})
+
+    @classmethod
+    def recalled(cls, learned: Learned) -> Estimate:
+        """What was kept."""
+        arrays = {name: np.asarray(array, np.float64) for name, array in learned.arrays.items()}
+        sums = Sums(*(arrays.pop(name) for name in SUMS)) if SUMS[0] in arrays else None
+        return cls(**arrays, loss=learned.facts["loss"], ridge=learned.facts["ridge"], sums=sums)
+
+    def own(self, recent: Recent, layer: int | None = None) -> Reals:
+        """From an expert's own features alone: of a layer, [E], or of all, [L, E]."""
+        if layer is None:
+            at = (self.weights @ recent.table.reshape(len(recent.table), -1)).reshape(self.offsets.shape) + self.offsets
+        else:
+            at = self.weights @ recent.table[:, layer] + self.offsets[layer]
+        return np.asarray(1 / (1 + np.exp(-at)))
+
+    def named(self, own: Reals, layer: int, distance: int, at: Reals, n: int) -> NDArray[np.intp]:
+        """The ``n`` likeliest choices of the layer that is so much later than ``layer``, whose gate has run, [n].
+
+        ``own``: what that layer's experts are worth by their own features, [E]; ``at``: the components.
+        """
+        assert self.later is not None
+        likely = own + self.later[distance - 1, layer] @ (at - self.mean)
+        return np.argsort(-likely, kind="stable")[:n]
 
     def of(self, recent: Recent, layer: int, at: Reals) -> Reals:
         """Of the experts of a layer, [E], with the context's components ``at``."""
-        own = np.tensordot(self.weights, recent.features(layer), 1) + self.offsets[layer]
-        worth = 1 / (1 + np.exp(-own))
+        worth = self.own(recent, layer)
         if self.ridge is not None:
             worth += self.turns[layer] @ (at - self.mean)
-        return np.asarray(np.clip(worth, LEAST, 1 - LEAST))
+        return np.minimum(np.maximum(worth, LEAST), 1 - LEAST)
 
 
 def learn(
-    history: History, n_layers: int, n_experts: int, *, discount: float, scores: bool, components: int
+    history: History,
+    n_layers: int,
+    n_experts: int,
+    *,
+    discount: Discount,
+    scores: bool,
+    components: int,
+    ahead: int = 0,
 ) -> Estimate:
-    """Fit on the train requests, read in order as one sequence of tokens."""
+    """Fit on the train requests, read in order as one sequence of tokens; ``ahead``: layers that are looked ahead."""
     most = max(1, min(MOST_ROWS, MOST_ENTRIES // (n_layers * n_experts)))
     ids, probs = _rows(history.requests(), scores, most)
     n = len(ids)
     chosen = choices(ids, n_experts)
     popular = np.log((chosen.sum(0) + 1) / (n + 2))
-    sooner = (discount ** _distances(chosen)).astype(np.float32)
+    sooner = discount.of(_distances(chosen)).astype(np.float32)
     first = min(WARM_ROWS, n // 2)
     taken = set(range(first, n, max(1, chosen.size // MOST_EXAMPLES)))
     features, labels = [], []
     for row, recent in enumerate(_replayed(ids, probs, n_experts)):
         if row in taken:
-            own = np.concatenate([recent.features(slice(None)), popular[None]])
+            own = np.concatenate([recent.table, popular[None]])
             features.append(own.reshape(len(own), -1))
             labels.append(sooner[row].ravel())
     weights, intercept, loss = regress(np.concatenate(features, 1).T, np.concatenate(labels))
@@ -91,15 +170,27 @@ def learn(
     if not components or n < 2 * HELD_OUT:
         return alone
     basis = _components(chosen, components)
-    left, at = np.empty_like(sooner), np.empty((n, n_layers, len(basis)), np.float32)
-    context = Context(basis)
+    left, at = np.empty_like(sooner), contexts(basis, ids, None)
     for row, recent in enumerate(_replayed(ids, probs, n_experts)):
-        own = np.tensordot(alone.weights, recent.features(slice(None)), 1) + offsets
-        left[row] = sooner[row] - 1 / (1 + np.exp(-own))
-        for layer in range(n_layers):
-            at[row, layer] = context.see(layer, chosen[row, layer])
-    ridge, mean, turns = _turns(at[first:], left[first:])
-    return Estimate(alone.weights, offsets, basis, mean, turns, loss, ridge)
+        left[row] = sooner[row] - alone.own(recent)
+    ridge, mean, sums = _second(at[first:], left[first:])
+    turns = np.empty(0) if sums is None else sums.turns()
+    later = None
+    if sums is not None and ahead:
+        left[1:] = chosen[1:] - (sooner - left)[:-1]  # of what was known of a layer before its gate
+        left[0] = 0
+        later = _later(sums, at[first:] - mean.astype(np.float32), left[first:], ahead)
+    return Estimate(alone.weights, offsets, basis, mean, turns, loss, ridge, sums, later)
+
+
+def _later(sums: Sums, at: NDArray[np.float32], left: NDArray[np.float32], ahead: int) -> Reals:
+    """What the components after a gate say of the choices up to ``ahead`` layers later, [A, L, E, components]."""
+    found = []
+    for distance in range(1, ahead + 1):
+        products = np.zeros_like(sums.products)
+        products[:-distance] = at[:, :-distance].transpose(1, 2, 0) @ left[:, distance:].transpose(1, 0, 2)
+        found.append(Sums(sums.squares, products, sums.penalty).turns())
+    return np.stack(found)
 
 
 def regress(x: Reals, y: NDArray[np.floating]) -> tuple[Reals, float, float]:
@@ -172,25 +263,27 @@ def _components(chosen: NDArray[np.bool_], wanted: int) -> Reals:
     return vectors.reshape(-1, *chosen.shape[1:])
 
 
-def _turns(at: NDArray[np.float32], left: NDArray[np.float32]) -> tuple[float | None, Reals, Reals]:
-    """The ridge, the components' means, and per layer what they explain of ``left`` [n, L, E]."""
-    n, n_layers, _ = at.shape
+def _second(at: NDArray[np.float32], left: NDArray[np.float32]) -> tuple[float | None, Reals, Sums | None]:
+    """The ridge, the components' means [components], and the sums over ``at`` [n, L, components]."""
+    n, n_layers, width = at.shape
     cut = n - n // HELD_OUT
     mean = at.mean((0, 1), dtype=np.float64)
     at = at - mean.astype(np.float32)
-    errors = dict.fromkeys(RIDGES, 0.0)
-    before = float((left[cut:].astype(np.float64) ** 2).sum())
-    for layer in range(n_layers):
-        for ridge in RIDGES:
-            turn = _solve(at[:cut, layer], left[:cut, layer], ridge)
-            errors[ridge] += float(((left[cut:, layer] - at[cut:, layer] @ turn.T) ** 2).sum())
+    shapes = (n_layers, width, width), (n_layers, width, left.shape[2])
+    sums = Sums(np.zeros(shapes[0]), np.zeros(shapes[1]), np.zeros(n_layers))
+    sums.add(at[:cut], left[:cut])
+    errors = {}
+    for ridge in RIDGES:
+        turns = _regular(sums, ridge).turns()
+        missed = left[cut:].transpose(1, 0, 2) - at[cut:].transpose(1, 0, 2) @ turns.transpose(0, 2, 1)
+        errors[ridge] = float((missed**2).sum())
     best = min(RIDGES, key=lambda ridge: errors[ridge])
-    if errors[best] >= before:
-        return None, mean, np.empty(0)
-    return best, mean, np.stack([_solve(at[:, layer], left[:, layer], best) for layer in range(n_layers)])
+    if errors[best] >= float((left[cut:].astype(np.float64) ** 2).sum()):
+        return None, mean, None
+    sums.add(at[cut:], left[cut:])
+    return best, mean, _regular(sums, best)
 
 
-def _solve(x: NDArray[np.float32], y: NDArray[np.float32], ridge: float) -> Reals:
-    square = x.T.astype(np.float64) @ x
-    square += ridge * np.trace(square) / len(square) * np.eye(len(square))
-    return np.asarray(np.linalg.solve(square, x.T.astype(np.float64) @ y).T)
+def _regular(sums: Sums, ridge: float) -> Sums:
+    """The same sums, with the penalty that this ridge is."""
+    return replace(sums, penalty=ridge * np.trace(sums.squares, axis1=1, axis2=2) / sums.squares.shape[1])

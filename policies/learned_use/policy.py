@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from policies.api import History, LayerEvent, Learned, Setup, Shapes, Signal, Step
-from policies.learned_use.fit import Estimate, learn
+from policies.api import History, LayerEvent, Learned, Schedule, Setup, Shapes, Signal, Step
+from policies.learned_use.ahead import Ahead, Named
+from policies.learned_use.fit import Discount, Estimate, learn
+from policies.learned_use.learner import Learner
+from policies.learned_use.ledger import Ledger, victims
 from policies.learned_use.recent import Context, Reals, Recent, choices
+from policies.parts.foreseen import by_tokens
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
+from policies.parts.sides import hottest_first, lookups
 
-ARRAYS = ("weights", "offsets", "basis", "mean", "turns")
-"""Of an estimate."""
+Prefetch = Literal["off", "next", "deep"]
+DEEP = 3
+"""Layers that deep looks ahead."""
 
 
 class LearnedUse(Pooled[Scores]):
@@ -30,47 +37,83 @@ class LearnedUse(Pooled[Scores]):
     name = "learned_use"
     title = "learned use"
     learns = True
-    without: ClassVar[Mapping[Signal, str]] = {Signal.ROUTER_PROBS: "policy.scores=false"}
+    without: ClassVar[Mapping[Signal, str]] = {
+        Signal.ROUTER_PROBS: "policy.scores=false",
+        Signal.GATE_AHEAD: "policy.gates=false",
+    }
 
     def __init__(
         self,
         setup: Setup,
         *,
         discount: float = 0.7,
+        far: float = 0.3,
         scores: bool = True,
         components: int = 64,
         due: bool = True,
+        online: bool = True,
+        prefetch: Prefetch = "next",
+        gates: bool = True,
+        sure: float = 0.6,
+        margin: float = 0.1,
+        host: bool = False,
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
         self.discount = between("discount", discount, 0, 1, "of a use, per token before it")
-        self.scores, self.due = scores, due
+        self.far = between("far", far, 0, 1, "of a use's worth, which fades a third as fast")
+        self.scores, self.due, self.online = scores, due, online
         self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
         self.recent = Recent(n_layers, n_experts, scores=scores)
         self.estimate: Estimate | None = None
         self.context: Context | None = None
         self.worth: Reals = np.full((n_layers, n_experts), 0.5)
+        self.prefetch, self.gates = prefetch, gates
+        self.sure = between("sure", sure, 0, 1, "of what was named and absent has been chosen")
+        self.margin = between("margin", margin, 0, 1, "of worth, above the victim's")
+        self.distances = 0 if prefetch == "off" else min(DEEP if prefetch == "deep" else 1, n_layers - 1)
+        self.names = Ahead(n_layers, self.distances, setup.top_k) if self.distances else None
+        self.hoped: dict[int, float] = {}  # asked for, its gate still to come: how likely it is chosen
+        self.ledger = Ledger(setup) if host else None
+        self.hosted: frozenset[int] = frozenset()  # of the event under way
         self.layer, self.rows = -1, 1
+        self.learner: Learner | None = None
+        self.at: Reals = np.empty(0)
+        self.seen: list[tuple[NDArray[np.integer], NDArray[np.floating] | None]] = []  # by layer, of one request
         ahead = (np.arange(n_layers)[None] - np.arange(n_layers)[:, None] - 1) % n_layers
         self.nearer: Reals = discount ** (ahead / n_layers)
         """[L now, L]: what a use in each layer is discounted by, for the layers that come before it."""
 
+    def uses(self, hook: str) -> bool:
+        return super().uses(hook) and (hook not in ("place", "schedule") or self.ledger is not None)
+
     def needs(self) -> frozenset[Signal]:
-        return frozenset({Signal.ROUTER_PROBS}) if self.scores else frozenset()
+        wanted = {Signal.ROUTER_PROBS: self.scores, Signal.GATE_AHEAD: self.gates and self.prefetch != "off"}
+        return frozenset(signal for signal, read in wanted.items() if read)
+
+    def layers_ahead(self) -> int | None:
+        return self.distances or None
 
     @staticmethod
     def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
-        found = learn(history, shapes.n_layers, shapes.n_experts, **given)
-        return Learned({name: getattr(found, name) for name in ARRAYS}, {"loss": found.loss, "ridge": found.ridge})
+        discount, rest = (
+            Discount(given["near"], given["far"]),
+            {k: v for k, v in given.items() if k not in ("near", "far")},
+        )
+        return learn(history, shapes.n_layers, shapes.n_experts, discount=discount, **rest).kept()
 
     def learns_by(self) -> Mapping[str, Any]:
-        return {"discount": self.discount, "scores": self.scores, "components": self.components}
+        ahead = 0 if self.gates else self.distances
+        fitted = {"scores": self.scores, "components": self.components, "ahead": ahead}
+        return {"near": self.discount, "far": self.far, **fitted}
 
     def recall(self, learned: Learned) -> None:
-        arrays = {name: np.asarray(learned.arrays[name], np.float64) for name in ARRAYS}
-        self.estimate = Estimate(**arrays, loss=learned.facts["loss"], ridge=learned.facts["ridge"])
-        self.context = Context(self.estimate.basis) if self.estimate.ridge is not None else None
+        self.estimate = Estimate.recalled(learned)
+        if self.estimate.ridge is not None:
+            self.context = Context(self.estimate.basis)
+            if self.online:
+                self.learner = Learner(self.estimate, Discount(self.discount, self.far), scores=self.scores)
 
     def decided(self) -> Mapping[str, Any]:
         assert self.estimate is not None
@@ -79,27 +122,119 @@ class LearnedUse(Pooled[Scores]):
     def foretells(self, layer: int) -> Reals:
         return self.worth[layer]  # as of the layer's gate in the pass before
 
+    def memorises(self) -> bool:
+        return self.online
+
     def on_step(self, step: Step) -> None:
+        self._learn()
+        if self.names is not None:
+            self._forget(self.names.drop())
         self.rows = step.rows if step.prefill else 1
 
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        assert self.ledger is not None
+        self._observe(event)
+        members, layer, pool = lookups(event, self.view), event.layer, self.pools[event.demand[0] // self.span]
+        missing = [it.expert for it in members if not it.complete]
+        if not missing:
+            self.hosted = frozenset()
+            return ()
+        free = self.view.free_bytes() // self.setup.expert_bytes[layer]
+        base, worth = layer * self.setup.n_experts, self.worth[layer]
+        going = victims(pool, len(missing), event.demand, free)
+        found = self.ledger.hosted(layer, members, {x: float(worth[x - base]) for x in missing}, going)
+        self.hosted = frozenset(found)
+        return found
+
+    def schedule(self, event: LayerEvent) -> Schedule:
+        return hottest_first(event, self.hosted, self.view)
+
     def on_gate(self, event: LayerEvent) -> None:
+        at = self.at if self.ledger is not None else self._observe(event)
+        if self.names is not None:
+            self._look_ahead(self.names, event, at)
+            for pool in self.pools:
+                pool.stale = True
+
+    def _observe(self, event: LayerEvent) -> Reals:
+        """A gate has run: the layer's worth anew. The context's components, valid until the next time."""
         assert self.estimate is not None
         layer, signals = event.layer, event.signals
-        probs = signals.router_probs()[:, None] if self.scores else None
+        scores = signals.router_probs() if self.scores else None
         ids = signals.expert_ids()
-        self.recent.see(slice(layer, layer + 1), ids[:, None], probs)
-        at = np.empty(0)
+        if self.learner is not None and len(event.requests) == 1:
+            self.seen.append((ids, scores))
+        self.recent.see(slice(layer, layer + 1), ids[:, None], None if scores is None else scores[:, None])
         if self.context is not None:
-            last = ids[np.cumsum(event.counts) - 1]
-            at = self.context.see(layer, choices(last, self.setup.n_experts).mean(0))
-        self.worth[layer] = self.estimate.of(self.recent, layer, at)
+            last = choices(ids[np.cumsum(event.counts) - 1], self.setup.n_experts)
+            self.at = self.context.see(layer, last[0] if len(last) == 1 else last.mean(0))
+        self.worth[layer] = self.estimate.of(self.recent, layer, self.at)
         self.layer = layer
         for pool in self.pools:
             pool.stale = True
+        return self.at
+
+    def _learn(self) -> None:
+        """From the pass that has ended, if it was of one request: others' rows are no sequence of tokens."""
+        seen, self.seen = self.seen, []
+        if self.learner is None or len(seen) != self.setup.n_layers:
+            return
+        ids = np.stack([ids for ids, _ in seen], 1)
+        scores = [scores for _, scores in seen if scores is not None]
+        self.estimate = self.learner.see(ids, np.stack(scores, 1) if scores else None) or self.estimate
+
+    def _look_ahead(self, ahead: Ahead, event: LayerEvent, at: Reals) -> None:
+        """In decoding a single request: name what later layers of this pass will choose, and ask for what is sure."""
+        assert self.estimate is not None
+        layer, n_experts, view = event.layer, self.setup.n_experts, self.view
+        self._forget(ahead.settle(layer, event.demand))
+        for expert in event.demand:
+            self.hoped.pop(expert, None)
+        if self.rows > 1 or event.prefill or len(event.requests) > 1:
+            return
+        for distance in range(1, min(self.distances, self.setup.n_layers - 1 - layer) + 1):
+            later = layer + distance
+            if self.gates:
+                names = by_tokens(event.signals.gate_ahead(distance), later, n_experts)
+            elif self.estimate.later is not None:
+                likely = self.estimate.named(self.own_of(later), layer, distance, at, self.setup.top_k)
+                names = (likely + later * n_experts).tolist()
+            else:
+                return
+            for rank, x in enumerate(names):
+                if view.resident(x):
+                    continue
+                odds = ahead.odds.of(distance, rank)
+                issued = odds >= self.sure and self.actions.prefetch(x, odds - distance)
+                if issued:
+                    self.hoped[x] = odds
+                    self.actions.expect([x])
+                ahead.named[later].append(Named(x, distance, rank, issued))
+
+    def own_of(self, layer: int) -> Reals:
+        """Worth from an expert's own features alone, as of the last token of the layer."""
+        assert self.estimate is not None
+        return self.estimate.own(self.recent, layer)
+
+    def _forget(self, experts: list[int]) -> None:
+        for expert in experts:
+            self.hoped.pop(expert, None)
+            self.actions.cancel(expert)  # of no effect where it is complete
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        found = super().victim(incoming, speculative)
+        if speculative and found is not None:
+            worth = max(self.hoped.get(found, 0.0), self.pools[found // self.span].worth_of(found))
+            if worth + self.margin >= self.hoped.get(incoming, 0.0):
+                return None
+        return found
 
     def score(self, experts: slice) -> Reals:
         worth = self.worth
         if self.due and self.rows > 1 and self.layer + 1 < len(worth):
             worth = worth.copy()
             worth[self.layer + 1 :] = 1 - (1 - worth[self.layer + 1 :]) ** self.rows
-        return np.asarray((worth * self.nearer[self.layer][:, None]).ravel()[experts])
+        scores = (worth * self.nearer[self.layer][:, None]).ravel()
+        for expert, odds in self.hoped.items():
+            scores[expert] = max(scores[expert], odds)
+        return np.asarray(scores[experts])

@@ -23,52 +23,61 @@ NEVER = 200.0
 
 def choices(ids: NDArray[np.integer], n_experts: int) -> NDArray[np.bool_]:
     """Who is named in ``ids`` [..., K], [..., E]; absent ones are none."""
-    marks = np.zeros((*ids.shape[:-1], n_experts + 1), np.bool_)
-    np.put_along_axis(marks, np.minimum(ids, n_experts).astype(np.intp), True, axis=-1)
-    return marks[..., :-1]
+    flat = ids.reshape(-1, ids.shape[-1])
+    marks = np.zeros((len(flat), n_experts + 1), np.bool_)
+    marks[np.arange(len(flat))[:, None], np.minimum(flat, n_experts).astype(np.intp)] = True
+    return marks[:, :-1].reshape(*ids.shape[:-1], n_experts)
 
 
 class Recent:
-    """The state of ``n_layers`` layers, as arrays [feature, layer, expert].
+    """The state of ``n_layers`` layers: what an estimate is made from is ``table``, [features, layers, E].
 
     Time is counted in tokens of the layer, whoever's they are; with several requests in a pass their rows come in turn.
     ``scores``: whether the router's scores over all experts are known.
     """
 
     def __init__(self, n_layers: int, n_experts: int, *, scores: bool, decays: Sequence[float] = DECAYS) -> None:
-        shape = len(decays), n_layers, n_experts
+        n = len(decays)
         self.n_experts, self.decays = n_experts, np.array(decays)
-        self.chosen = np.zeros(shape)
-        """Averages of being chosen."""
-        self.scored = np.zeros(shape) if scores else None
-        """Averages of the logarithm of the score."""
-        self.age = np.full(shape[1:], NEVER)
+        self.table = np.zeros((2 * n + 2 + (n + 1 if scores else 0), n_layers, n_experts))
+        self.chosen = self.table[:n]
+        """Averages of being chosen; after them their logarithms, that of the age, and whether it is 0."""
+        self._logs, self._ages, self._last = self.table[n : 2 * n], self.table[2 * n], self.table[2 * n + 1]
+        self._logs[:] = np.log(FLOOR)
+        self.age = np.full((n_layers, n_experts), NEVER)
         """Tokens since the last choice; 0: by the last one."""
-        self.last_score = np.zeros(shape[1:])
+        self._ages[:] = np.log1p(NEVER)
+        self.scored = self.table[2 * n + 2 : -1] if scores else None
+        """Averages of the logarithm of the score; after them that of the last one."""
         self._kept = self.decays[:, None] ** np.arange(LONGEST - 1, -1, -1)  # [J, rows], the last row's is 1
 
     def see(self, layers: slice, ids: NDArray[np.integer], probs: NDArray[np.floating] | None = None) -> None:
         """Rows have been routed in ``layers``: ``ids`` [rows, layers, K], ``probs`` [rows, layers, E]."""
         ids = ids[-LONGEST:]
-        rows = len(ids)
-        marks = choices(ids, self.n_experts)
-        fade = (self.decays**rows)[:, None, None]
-        weights = (1 - self.decays)[:, None] * self._kept[:, -rows:]
-        self.chosen[:, layers] = fade * self.chosen[:, layers] + np.tensordot(weights, marks, 1)
-        since = np.where(marks.any(0), marks[::-1].argmax(0), self.age[layers] + rows)
-        self.age[layers] = since
+        marks, age, chosen = choices(ids, self.n_experts), self.age[layers], self.chosen[:, layers]
+        self._fade(chosen, marks)
+        if len(ids) == 1:
+            age += 1
+            age[marks[0]] = 0
+        else:
+            age[:] = np.where(marks.any(0), marks[::-1].argmax(0), age + len(ids))
+        np.log(chosen + FLOOR, out=self._logs[:, layers])
+        np.log1p(age, out=self._ages[layers])
+        self._last[layers] = age == 0
         if self.scored is not None and probs is not None:
             logs = np.log(np.maximum(probs[-LONGEST:].astype(np.float64), LEAST_SCORE))
-            self.scored[:, layers] = fade * self.scored[:, layers] + np.tensordot(weights, logs, 1)
-            self.last_score[layers] = logs[-1]
+            self._fade(self.scored[:, layers], logs)
+            self.table[-1, layers] = logs[-1]
 
-    def features(self, layers: slice | int) -> Reals:
-        """What an estimate is made from, [features, layers, E] or [features, E] for one layer."""
-        age = self.age[layers][None]
-        parts = [self.chosen[:, layers], np.log(self.chosen[:, layers] + FLOOR), np.log1p(age), age == 0]
-        if self.scored is not None:
-            parts += [self.scored[:, layers], self.last_score[layers][None]]
-        return np.concatenate(parts)
+    def _fade(self, averages: Reals, rows: NDArray[np.generic]) -> None:
+        """Bring averages [J, layers, E] up to date with ``rows`` [rows, layers, E]."""
+        n, decays = len(rows), self.decays[:, None, None]
+        averages *= decays**n
+        if n == 1:
+            averages += (1 - decays) * rows
+        else:
+            weights = (1 - self.decays)[:, None] * self._kept[:, -n:]
+            averages += np.tensordot(weights, rows, 1)
 
 
 class Context:
@@ -78,12 +87,27 @@ class Context:
     """
 
     def __init__(self, basis: Reals) -> None:
-        self.basis = basis
+        self.basis = np.ascontiguousarray(basis.transpose(1, 0, 2))
         self.at = np.zeros(len(basis))
         self._marks = np.zeros(basis.shape[1:])
 
     def see(self, layer: int, marks: NDArray[np.generic]) -> Reals:
         """A token has chosen in ``layer``, [E] (of several the mean). The components, valid until the next call."""
-        self.at += self.basis[:, layer] @ (marks - self._marks[layer])
+        self.at += self.basis[layer] @ (marks - self._marks[layer])
         self._marks[layer] = marks
         return self.at
+
+
+def contexts(basis: Reals, ids: NDArray[np.integer], before: NDArray[np.integer] | None) -> NDArray[np.float32]:
+    """The components that :class:`Context` has after each gate of tokens that come one by one, [n, L, components].
+
+    ``ids`` [n, L, K]; ``before`` [L, K]: the token before them, if any.
+    """
+    n_experts, layers = basis.shape[2], np.arange(basis.shape[1])[:, None]
+    by_expert = np.concatenate([basis, np.zeros((*basis.shape[:2], 1))], 2).transpose(1, 2, 0).astype(np.float32)
+    rows = ids if before is None else np.concatenate([before[None], ids])
+    steps = np.stack([by_expert[layers, np.minimum(row, n_experts).astype(np.intp)].sum(1) for row in rows])
+    so_far = steps.cumsum(1)
+    found = so_far.copy()
+    found[1:] += so_far[:-1, -1:] - so_far[:-1]
+    return found if before is None else found[1:]

@@ -116,11 +116,23 @@ class Scores:
     def discard(self, expert: int) -> None:
         self.scores[expert - self.first] = np.inf
 
-    def lowest(self, allowed: Callable[[int], bool]) -> int | None:
+    def worth_of(self, expert: int) -> float:
+        """Its score, as of the last victim."""
+        return float(self.worth[expert - self.first])
+
+    def scores_now(self) -> Reals:
+        """Of all members, inf for those that are not in; a copy."""
+        self._refresh()
+        return self.scores.copy()
+
+    def _refresh(self) -> None:
         if self.stale:
             self.worth = self.score(self.members)
             self.scores = np.where(self.present, self.worth, np.inf)
             self.stale = False
+
+    def lowest(self, allowed: Callable[[int], bool]) -> int | None:
+        self._refresh()
         scores, first, found = self.scores, self.first, None
         refused: list[tuple[int, float]] = []
         while found is None and scores[place := int(scores.argmin())] < np.inf:

@@ -8,9 +8,9 @@ import pytest
 
 from policies import registry
 from policies.api import PastRequest, PastStep
-from policies.learned_use.fit import BEYOND, _distances, learn, regress
+from policies.learned_use.fit import BEYOND, Discount, _distances, learn, regress
 from policies.learned_use.policy import LearnedUse
-from policies.learned_use.recent import Context, Recent, choices
+from policies.learned_use.recent import Context, Recent, choices, contexts
 from sim.check.synthetic import draw, setup_of
 from sim.experiment.run import run
 from tests.policies.desk import past_request
@@ -50,7 +50,7 @@ def test_rows_at_once_are_rows_one_by_one() -> None:
     at_once.see(slice(None), ids[:7], probs[:7])
     for layer in range(L):
         at_once.see(slice(layer, layer + 1), ids[7:, layer : layer + 1], probs[7:, layer : layer + 1])
-    np.testing.assert_allclose(at_once.features(slice(None)), apart.features(slice(None)), rtol=1e-12)
+    np.testing.assert_allclose(at_once.table, apart.table, rtol=1e-12)
 
 
 def test_an_average_by_hand() -> None:
@@ -89,13 +89,25 @@ def test_the_context_is_that_of_the_marks_whatever_came_before() -> None:
     np.testing.assert_allclose(context.at, np.einsum("rle,le->r", basis, marks[-1]), atol=1e-12)
 
 
+def test_contexts_of_tokens_at_once_are_those_one_by_one() -> None:
+    basis, ids = np.random.default_rng(0).normal(size=(5, L, E)), rows(6)
+    ids[2, 1, 1] = E  # absent
+    context = Context(basis)
+    expected = [
+        [context.see(layer, choices(row[layer], E)).copy() for layer in range(L)]  # as the gates run
+        for row in ids
+    ]
+    np.testing.assert_allclose(contexts(basis, ids, None), expected, atol=1e-5)
+    np.testing.assert_allclose(contexts(basis, ids[4:], ids[3]), expected[4:], atol=1e-5)
+
+
 def test_what_other_layers_say_is_found_where_it_is_so_and_left_where_it_is_not() -> None:
     """Layer 0 draws one of two words; the next token's layer 2 follows it, and nothing else repeats."""
     rng, ids = np.random.default_rng(0), rows(600, seed=1)
     word = rng.integers(0, 2, 600)
     ids[:, 0] = np.array([[0, 1], [2, 3]])[word]
     ids[1:, 2] = np.array([[4, 5], [6, 7]])[word[:-1]]
-    told = learn(Past(ids), L, E, discount=0.5, scores=False, components=8)
+    told = learn(Past(ids), L, E, discount=Discount(0.5, 0), scores=False, components=8)
     assert told.ridge is not None
     context, recent = Context(told.basis), Recent(L, E, scores=False)
     for chosen, (first, other) in (((0, 1), ((4, 5), (6, 7))), ((2, 3), ((6, 7), (4, 5)))):
@@ -107,8 +119,10 @@ def test_what_other_layers_say_is_found_where_it_is_so_and_left_where_it_is_not(
         worth = told.of(recent, 2, at)
         assert min(worth[list(first)]) > max(worth[list(other)]) + 0.1
     for extreme in (0.0, 1.0):
-        assert np.isfinite(learn(Past(rows(60)), L, E, discount=extreme, scores=False, components=4).offsets).all()
-    assert learn(Past(rows(600, seed=2)), L, E, discount=0.5, scores=False, components=8).ridge is None
+        assert np.isfinite(
+            learn(Past(rows(60)), L, E, discount=Discount(extreme, 0.5), scores=False, components=4).offsets
+        ).all()
+    assert learn(Past(rows(600, seed=2)), L, E, discount=Discount(0.5, 0), scores=False, components=8).ridge is None
 
 
 def test_it_evicts_what_has_the_least_worth_and_spares_what_a_prompt_has_still_to_do() -> None:
@@ -134,7 +148,10 @@ def _everything() -> Any:
     return SimpleNamespace(evictable=lambda _: True)
 
 
-@pytest.mark.parametrize("words", [{"discount": -0.1}, {"discount": 1.1}, {"components": -1}, {"components": 5000}])
+@pytest.mark.parametrize(
+    "words",
+    [{"discount": -0.1}, {"far": 1.1}, {"sure": 2}, {"margin": -1}, {"components": -1}, {"components": 5000}],
+)
 def test_a_slip_is_one_line(words: dict[str, Any]) -> None:
     trace = draw(2, L, E, K, decode=3)
     (key,) = words

@@ -1,0 +1,133 @@
+"""How far learned_use comes on several traces: ``python docs/learned_use.py NAME=FOLDER ...``, of traces of your own.
+
+Writes ``learned_use.csv`` beside it and the table in its folder's README. For each trace (a folder, or ``sample``) and
+budget: learned_use, the published lossless rows that a pass over the first requests found the fastest, and the time
+bound. Cells that ``outputs/learned_use`` has are read. ``NAME=FOLDER:N`` measures the first N test requests.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from policies.api import Signal
+from sim.experiment.bounds import floors
+from sim.experiment.cell import make_cell
+from sim.experiment.compose import read_config
+from sim.experiment.run import run
+from sim.results.compare.stats import Interval, blocks, holm, relative_difference, sign_flip
+from traces import find_trace, open_trace
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
+
+HERE = Path(__file__).resolve().parent
+NUMBERS, PAGE = HERE / "learned_use.csv", HERE.parent / "policies" / "learned_use" / "README.md"
+BEGIN, END = "<!-- docs/learned_use.py writes from here -->\n", "<!-- to here -->"
+BUDGETS = ("15%", "25%", "50%", "75%")
+PUBLISHED = ("lru", "lru_layer", "lfu", "lfru", "static", "gate_ahead", "hobbit_lossless", "promoe")
+SWITCHES = {"promoe": ["policy.predictor=gate_ahead"]}
+ALWAYS = ("lru", "lru_layer", "lfru")
+SCREENED = 2
+"""Requests of the pass that finds the fastest."""
+
+
+def own_words(trace: str) -> list[str]:
+    """learned_use with what the trace recorded."""
+    found = open_trace(find_trace(trace))
+    wants = (("scores", Signal.ROUTER_PROBS), ("gates", Signal.GATE_AHEAD))
+    return ["policy=learned_use", *(f"policy.{key}=false" for key, signal in wants if not found.has(signal))]
+
+
+def times(words: list[str], out: Path) -> tuple[float, pd.DataFrame] | None:
+    """ms per token of a run, and of each request ``whole`` and ``tpot`` in ms; None where it cannot run."""
+    try:
+        done = run(*words, "bounds=false", out=out)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return None
+    rows = pd.read_parquet(done.folder / "requests.parquet")
+    whole = (rows["end_ns"] - rows["admitted_ns"]) / 1e6
+    per_token = 1000 / done.document["throughput_tokens_per_s"]
+    return per_token, pd.DataFrame({"whole": whole, "tpot": rows["tpot_ns"] / 1e6})
+
+
+def judged(name: str, trace: str, limit: int | None, out: Path) -> list[dict[str, object]]:
+    """A row for each budget."""
+    at = [f"trace={trace}", *([] if limit is None else [f"limit={limit}"])]
+    cell = make_cell(read_config([*at, "policy=lru", "budget=100%"]))
+    budgets = [int(cell.total_expert_bytes * float(share[:-1]) / 100) for share in BUDGETS]
+    bounds = [floor.ns / 1e6 for floor in floors(cell, budgets)]
+    rows = []
+    for budget, bound in zip(BUDGETS, bounds, strict=True):
+        few = [f"trace={trace}", f"limit={SCREENED}", f"budget={budget}"]
+        screened = {p: times([*few, f"policy={p}", *SWITCHES.get(p, [])], out) for p in PUBLISHED}
+        best = min((p for p in PUBLISHED if screened[p]), key=lambda p: screened[p][0])
+        whole = [*at, f"budget={budget}"]
+        own = times([*whole, *own_words(trace)], out)
+        assert own is not None
+        others = {p: times([*whole, f"policy={p}", *SWITCHES.get(p, [])], out) for p in dict.fromkeys((best, *ALWAYS))}
+        known = {p: found for p, found in others.items() if found is not None}
+        best = min(known, key=lambda p: known[p][0])
+        tokens = own[1]["whole"].sum() / own[0]
+        rows.append({"trace": name, "budget": budget, "requests": len(own[1]), "bound": bound / tokens, "best": best})
+        rows[-1] |= {"best_ms": known[best][0], "own_ms": own[0]} | against(own, known[best], bound)
+        rows[-1] |= {f"tpot_{p}": own[1]["tpot"].mean() / known[p][1]["tpot"].mean() - 1 for p in ALWAYS if p in known}
+        rows[-1] |= {f"p_{p}": sign_flip(own[1]["tpot"] - known[p][1]["tpot"]) for p in ALWAYS if p in known}
+        print(rows[-1], flush=True)
+    for row, p in zip(rows, holm([float(str(row["p"])) for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def against(own: tuple[float, pd.DataFrame], best: tuple[float, pd.DataFrame], bound: float) -> dict[str, object]:
+    """Own to best, by request, in blocks (sim.results.compare): TPOT, and what is closed of the gap to the bound.
+
+    The bound, in ms, is of all requests together; the interval is that of their time, drawn to the scale of the gap.
+    """
+    tpot = relative_difference(own[1]["tpot"], best[1]["tpot"])
+    time = relative_difference(own[1]["whole"], best[1]["whole"])
+    total = float(blocks(best[1]["whole"]).sum())
+    found: dict[str, object] = {"tpot": tpot.value, "tpot_low": tpot.low, "tpot_high": tpot.high}
+    ends = Interval(time.value, time.high, time.low)
+    for key, end in (("closed", ends.value), ("closed_low", ends.low), ("closed_high", ends.high)):
+        found[key] = None if end is None else -end * total / (total - bound)
+    return found | {"p": sign_flip(own[1]["tpot"] - best[1]["tpot"])}
+
+
+def table(numbers: pd.DataFrame) -> str:
+    """As Markdown."""
+    lines = [
+        "| trace | budget | requests | bound | best published | `learned_use` | TPOT | p (Holm) | of the gap closed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in numbers.itertuples():
+        tpot = f"{100 * r.tpot:+.1f} % ({100 * r.tpot_low:+.1f} to {100 * r.tpot_high:+.1f})"
+        closed = f"{100 * r.closed:.0f} % ({100 * r.closed_low:.0f} to {100 * r.closed_high:.0f})"
+        of = f"{r.best_ms:.3g} (`{r.best}`)"
+        lines.append(
+            f"| {r.trace} | {r.budget} | {r.requests} | {r.bound:.3g} | {of} | {r.own_ms:.3g} | {tpot} | {r.p_holm:.2g}"
+            f" | {closed} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(words: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    rows = []
+    for word in words or ["sample=sample"]:
+        name, _, trace = word.partition("=")
+        trace, _, limit = trace.partition(":")
+        rows += judged(name, trace, int(limit) if limit else None, HERE.parent / "outputs" / "learned_use")
+        write_whole(NUMBERS, pd.DataFrame(rows).to_csv(index=False, float_format="%.5g"))
+    write_page()
+    return 0
+
+
+def write_page() -> None:
+    """The table in its page, from the file of numbers."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    write_whole(PAGE, f"{before}{BEGIN}{table(pd.read_csv(NUMBERS))}{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

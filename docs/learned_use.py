@@ -1,8 +1,9 @@
 """How far learned_use comes on several traces: ``python docs/learned_use.py NAME=FOLDER ...``, of traces of your own.
 
 Writes ``learned_use.csv`` beside it and the table in its folder's README. For each trace (a folder, or ``sample``) and
-budget: learned_use, the published lossless rows that a pass over the first requests found the fastest, and the time
-bound. Cells that ``outputs/learned_use`` has are read. ``NAME=FOLDER:N`` measures the first N test requests.
+budget: learned_use, the fastest published lossless row, and the time bound. Cells that ``outputs/learned_use`` has are
+read. ``NAME=FOLDER:N`` measures the first N test requests. The rows that are tried are RIVALS and the one that a pass
+over the first requests finds the fastest of PUBLISHED; ``NAME=FOLDER+ROW,ROW`` names them instead.
 """
 
 import sys
@@ -26,7 +27,7 @@ BEGIN, END = "<!-- docs/learned_use.py writes from here -->\n", "<!-- to here --
 BUDGETS = ("15%", "25%", "50%", "75%")
 PUBLISHED = ("lru", "lru_layer", "lfu", "lfru", "static", "gate_ahead", "hobbit_lossless", "promoe")
 SWITCHES = {"promoe": ["policy.predictor=gate_ahead"]}
-ALWAYS = ("lru", "lru_layer", "lfru")
+RIVALS = ("lru", "lru_layer", "lfru")
 SCREENED = 2
 """Requests of the pass that finds the fastest."""
 
@@ -51,29 +52,41 @@ def times(words: list[str], out: Path) -> tuple[float, pd.DataFrame] | None:
     return per_token, pd.DataFrame({"whole": whole, "tpot": rows["tpot_ns"] / 1e6})
 
 
-def judged(name: str, trace: str, limit: int | None, out: Path) -> list[dict[str, object]]:
+def words_of(policy: str) -> list[str]:
+    """A published row."""
+    return [f"policy={policy}", *SWITCHES.get(policy, [])]
+
+
+def screened(trace: str, budget: str, out: Path) -> str:
+    """The fastest of PUBLISHED on the first requests."""
+    few = [f"trace={trace}", f"limit={SCREENED}", f"budget={budget}"]
+    tried = {policy: times([*few, *words_of(policy)], out) for policy in PUBLISHED}
+    known = {policy: found[0] for policy, found in tried.items() if found is not None}
+    return min(known, key=lambda policy: known[policy])
+
+
+def judged(name: str, trace: str, limit: int | None, rivals: list[str], out: Path) -> list[dict[str, object]]:
     """A row for each budget."""
     at = [f"trace={trace}", *([] if limit is None else [f"limit={limit}"])]
     cell = make_cell(read_config([*at, "policy=lru", "budget=100%"]))
     budgets = [int(cell.total_expert_bytes * float(share[:-1]) / 100) for share in BUDGETS]
     bounds = [floor.ns / 1e6 for floor in floors(cell, budgets)]
-    rows = []
+    rows: list[dict[str, object]] = []
     for budget, bound in zip(BUDGETS, bounds, strict=True):
-        few = [f"trace={trace}", f"limit={SCREENED}", f"budget={budget}"]
-        screened = {p: times([*few, f"policy={p}", *SWITCHES.get(p, [])], out) for p in PUBLISHED}
-        best = min((p for p in PUBLISHED if screened[p]), key=lambda p: screened[p][0])
-        whole = [*at, f"budget={budget}"]
-        own = times([*whole, *own_words(trace)], out)
+        own = times([*at, f"budget={budget}", *own_words(trace)], out)
         assert own is not None
-        others = {p: times([*whole, f"policy={p}", *SWITCHES.get(p, [])], out) for p in dict.fromkeys((best, *ALWAYS))}
-        known = {p: found for p, found in others.items() if found is not None}
-        best = min(known, key=lambda p: known[p][0])
+        others = rivals or [*RIVALS, screened(trace, budget, out)]
+        tried = {policy: times([*at, f"budget={budget}", *words_of(policy)], out) for policy in dict.fromkeys(others)}
+        known = {policy: found for policy, found in tried.items() if found is not None}
+        best = min(known, key=lambda policy: known[policy][0])
         tokens = own[1]["whole"].sum() / own[0]
-        rows.append({"trace": name, "budget": budget, "requests": len(own[1]), "bound": bound / tokens, "best": best})
-        rows[-1] |= {"best_ms": known[best][0], "own_ms": own[0]} | against(own, known[best], bound)
-        rows[-1] |= {f"tpot_{p}": own[1]["tpot"].mean() / known[p][1]["tpot"].mean() - 1 for p in ALWAYS if p in known}
-        rows[-1] |= {f"p_{p}": sign_flip(own[1]["tpot"] - known[p][1]["tpot"]) for p in ALWAYS if p in known}
-        print(rows[-1], flush=True)
+        row = {"trace": name, "budget": budget, "requests": len(own[1]), "bound": bound / tokens, "best": best}
+        row |= {"best_ms": known[best][0], "own_ms": own[0]} | against(own, known[best], bound)
+        for policy, (_, found) in known.items():
+            row[f"tpot_{policy}"] = relative_difference(own[1]["tpot"], found["tpot"]).value
+            row[f"p_{policy}"] = sign_flip(own[1]["tpot"] - found["tpot"])
+        rows.append(row)
+        print({key: f"{it:.4g}" if isinstance(it, float) else it for key, it in row.items()}, flush=True)
     for row, p in zip(rows, holm([float(str(row["p"])) for row in rows]), strict=True):
         row["p_holm"] = p
     return rows
@@ -116,8 +129,10 @@ def main(words: list[str]) -> int:
     rows = []
     for word in words or ["sample=sample"]:
         name, _, trace = word.partition("=")
+        trace, _, rivals = trace.partition("+")
         trace, _, limit = trace.partition(":")
-        rows += judged(name, trace, int(limit) if limit else None, HERE.parent / "outputs" / "learned_use")
+        others = [policy for policy in rivals.split(",") if policy]
+        rows += judged(name, trace, int(limit) if limit else None, others, HERE.parent / "outputs" / "learned_use")
         write_whole(NUMBERS, pd.DataFrame(rows).to_csv(index=False, float_format="%.5g"))
     write_page()
     return 0

@@ -20,7 +20,7 @@ from policies.parts.ranges import between
 from policies.parts.sides import hottest_first, lookups
 
 Prefetch = Literal["off", "next", "deep"]
-DEEP = 3
+DEEP = 2
 """Layers that deep looks ahead."""
 
 

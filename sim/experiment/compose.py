@@ -199,6 +199,8 @@ def _culprit(words: Sequence[str]) -> str | None:
                 known = [str(key) for key in node] if isinstance(node, DictConfig) else []
                 allowed = [key for key in known if key != "hydra" and not key.startswith("_")]
                 group = "/".join(override.key_or_group.split(".")[:2])
+                if (other := _of_another_workload(override.key_or_group, node)) is not None:
+                    return f"{override.input_line}: {other}; allowed here: {one_of(allowed)}"
                 more = f"; {group}=NAME chooses another {group[6:]}" if group in EXTRAS else ""
                 if override.key_or_group.startswith("hardware.software.policy_us."):
                     more = f"; a policy's own time is added: +{override.input_line}"
@@ -208,6 +210,18 @@ def _culprit(words: Sequence[str]) -> str | None:
             node = node[part]
         if isinstance(node, DictConfig) and not override.is_delete():
             return _no_group(override, [str(key) for key in node])
+    return None
+
+
+def _of_another_workload(key: str, node: Any) -> str | None:
+    """Whose key it is, where another workload has it; what takes its place, where there is something."""
+    group, _, name = key.partition(".")
+    if group != "workload" or not isinstance(node, DictConfig):
+        return None
+    for path in sorted((conf.FOLDER / "workload").glob("*.yaml")):
+        if name in yaml.safe_load(path.read_text(encoding="utf-8")):
+            instead = "; those that run at a time are workload.max_num_seqs" if name == "batch" else ""
+            return f"of workload={path.stem}, and this is workload={node['name']}{instead}"
     return None
 
 

@@ -51,7 +51,7 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
         "model": figures(asdict(cell.model)),
         "dtype": cell.costs.dtype,
         "hardware": charging(machine),
-        **served.resolved(cell.config, cell.traffic),
+        **served.resolved(cell.config, cell.traffic, cell.trace, (*cell.selection.warmup, *cell.selection.measured)),
         "predictors": {name: cell.predicted[name].sha256 for name in declared},
         "budget_bytes": cell.setup.budget * spread.alike,
         **({"placement": spread.placement} if spread.gpus > 1 else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from sim.workload.online.feed import Serving
 from sim.workload.online.rows import Rows
 from sim.workload.online.schedule import Limits
 from sim.workload.passes import Selection
-from traces import Trace
+from traces import PREFILL, Trace
 from traces.kit.errors import UserError
 from traces.kit.units import format_bytes, parse_bytes
 
@@ -94,10 +95,23 @@ def serving_of(config: RunConfig, model: ModelProfile, trace: Trace, arrives: Tr
     return Serving(arrives, scheduler, Rows(trace), keep=keep)
 
 
-def resolved(config: RunConfig, arrives: Traffic | None) -> dict[str, Any]:
-    """What a result has of its workload, by value: of a log what arrives, and not where it lies."""
+def _whole(trace: Trace, requests: Sequence[int], chunk: int | None) -> bool:
+    """Whether each prompt is computed in one pass."""
+    for request in requests:
+        steps = trace.steps[trace.steps_of(request)]
+        rows = steps["rows"][steps["phase"] == PREFILL]
+        if (len(rows) > 1) if chunk is None else (rows.sum() > chunk):
+            return False
+    return True
+
+
+def resolved(config: RunConfig, arrives: Traffic | None, trace: Trace, requests: Sequence[int]) -> dict[str, Any]:
+    """What a result has of its workload, by value: of a log what arrives, and not where it lies; of prompts that are
+    one pass each no order of passes. ``requests``: all that are served."""
     workload = dict(config.workload)
     if arrives is None:
+        if workload.get("prefill_order") == "layer_major" and _whole(trace, requests, workload.get("prefill_chunk")):
+            workload["prefill_order"] = "chunk_major"
         return {"workload": workload}
     workload |= {"path": None, "arrivals_sha256": arrives.sha256}
     return {"workload": workload, "kv_bytes": None if config.kv is None else parse_bytes(config.kv, "kv")}

@@ -115,6 +115,8 @@ def run(options: Run) -> int:
     from sim.experiment.run import run_config
 
     config = read_config(options.rest)
+    if config.placement != "hash" and config.hardware.get("gpus", 1) == 1:
+        sys.stderr.write(f"placement={config.placement}: without effect, as hardware.gpus=1\n")
     with progress_bar() as progress:
         result = run_config(config, options.out, progress)
     report(result.document, options.format)

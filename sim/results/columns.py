@@ -12,6 +12,7 @@ from sim.results import titles
 from sim.results.classes import output_of
 from sim.results.label import label
 from sim.results.predictions import OF_PREDICTIONS
+from sim.results.serving.lines import kv_share
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
@@ -143,6 +144,7 @@ def _columns() -> Iterator[Column]:
         "of the time the link was busy, or on average its lanes",
         "link_utilisation",
     )
+    yield Column("gpu_utilisation", number, "share", "of the time the GPU computed, software included")
     yield Column("peak_bytes", whole, "B", "most of the budget in use at any instant", "memory.peak_bytes")
     yield Column("policy_bytes", whole, "B", "of it the policy's own", "memory.policy_bytes")
     for name in ("requests", "generated_tokens", "prefill_tokens", "lookups"):
@@ -247,7 +249,8 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
         made["bytes_low_per_token"] = None if lower is None else lower["copied_bytes"] / tokens
         made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens
         made["peer_ms_per_token"] = totals.get("peer_ns", 0) / 1e6 / tokens
-    made["kv_share"] = _kv_share(result)
+    made["kv_share"] = kv_share(result)
+    made["gpu_utilisation"] = totals["compute_ns"] / totals["wall_ns"] if totals["wall_ns"] else None
     for group in ("model", "hardware"):
         made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)
@@ -264,15 +267,6 @@ def _served(workload: Mapping[str, Any]) -> str | None:
     more = {key: value for key, value in workload.items() if key not in ("name", "batch", "rate", "slo", SHA)}
     more = {key: value for key, value in more.items() if key not in plain or value != plain[key]}
     return _json(more) if more else None
-
-
-def _kv_share(result: Mapping[str, Any]) -> float | None:
-    """Of a KV cache whose size was given."""
-    nbytes = result["config"].get("kv_bytes")
-    if nbytes is None:
-        return None
-    room = result["memory"]["room"]
-    return float(nbytes / (room["gpu_bytes"] - room["dense_bytes"] - room["head_bytes"]))
 
 
 def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

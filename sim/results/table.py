@@ -13,7 +13,7 @@ from sim.results.columns import row
 from sim.results.compare.stats import BLOCKS, LEAST, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
-from sim.results.serving.lines import lines, unranked
+from sim.results.serving.lines import headline, lines, unranked, who
 from sim.results.serving.lines import setting as how
 from sim.results.titles import rests_on, titles
 from sim.results.versions import versions_worded
@@ -71,7 +71,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         (_finding(result), "bold"),
         (f"{said.work}{priced_in(config['dtype'])},", ""),
         (f"{said.where}, {', '.join(setting)}", ""),
-        (f"{counted(totals['requests'], 'request')} ({source['measured_requests']}): {tokens}", ""),
+        (f"{who(result)}: {tokens}", ""),
         (f"prices from noisy measurements: {in_words(noisy)}" if noisy else "", ""),
         (f"{trace['recording']}{decoding}, served in {order}", ""),
         (rests_on([own]), "yellow"),
@@ -84,6 +84,9 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
 
 def _finding(result: Mapping[str, Any]) -> str:
     name, budget = label(result["config"]["policy"]), format_bytes(result["memory"]["budget_bytes"])
+    if "serving" in result:  # a time per token would have idle time in it
+        mark = MARKS[output_of(result)]
+        return f"{name} at {budget}: {headline(result)}" + (f", {mark}" if mark else "")
     speed = figure(result["throughput_tokens_per_s"])
     said = f"{name} at {budget}: {figure(_wall(result))} ms per token ({speed} tokens/s)"
     if mark := MARKS[output_of(result)]:
@@ -155,7 +158,8 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
     idle = {"idle": totals["idle_ns"] / 1e6 / tokens} if "idle_ns" in totals else {}
     causes = {"compute": result["compute_ms_per_token"], **peers, **result["stall_ms_per_token"], **idle}
     parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
-    said = [Text(words, style="dim") for words in (MEANING, MULTIPLES)[: 1 + (result["bounds"] is not None)]]
+    meaning = MEANING if not idle else f"{MEANING}; idle time included"
+    said = [Text(words, style="dim") for words in (meaning, MULTIPLES)[: 1 + (result["bounds"] is not None)]]
     said.append(Text(f"ms/token: {' + '.join(parts)}"))
     if (lookups := result["totals"].get("host_lookups")) is not None:
         ms = figure(result["totals"]["host_ns"] / 1e6 / result["totals"]["generated_tokens"])

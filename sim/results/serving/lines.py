@@ -41,23 +41,50 @@ def setting_of(row: Mapping[str, Any] | pd.Series[Any]) -> str:
     return setting({**workload, "rate": row["rate_per_s"] if row["rate_per_s"] > 0 else None})
 
 
+def kv_share(result: Mapping[str, Any]) -> float | None:
+    """Of the room for experts and KV cache the latter's part, where its size was given."""
+    nbytes = result["config"].get("kv_bytes")
+    if nbytes is None:
+        return None
+    room = result["memory"]["room"]
+    return float(nbytes / (room["gpu_bytes"] - room["dense_bytes"] - room["head_bytes"]))
+
+
+def who(result: Mapping[str, Any]) -> str:
+    """Which requests were measured: ``48 requests (the test split)``, ``60 arrivals of 48 requests (...)``."""
+    which, found = result["provenance"]["measured_requests"], result.get("serving")
+    if found is None:
+        return f"{counted(result['totals']['requests'], 'request')} ({which})"
+    seen = found["arrivals"]
+    most = seen["replays"]["most"]
+    again = "" if most == 1 else f", each up to {most} times"
+    return f"{counted(seen['arrivals'], 'arrival')} of {counted(seen['requests'], 'request')} ({which}){again}"
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """What a user of a server wants to know first: mean TTFT and TPOT, and how many requests a second are served."""
+    found = result["serving"]
+    means = {"TTFT": found["latency_ms"]["ttft"], "TPOT": found["latency_ms"]["tpot"]}
+    said = [f"{name} {figure(it['mean'])} ms" for name, it in means.items() if it is not None]
+    good, slo = found["goodput_per_s"], result["config"]["workload"]["slo"]
+    kept = "" if good is None else f", {figure(good)} within {slo}"
+    return f"{', '.join(said)}; {figure(found['requests_per_s'])} requests/s{kept}"
+
+
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Nothing in a closed loop."""
     found = result.get("serving")
     if found is None:
         return
-    seen = found["arrivals"]
-    again = "" if seen["replays"]["most"] == 1 else f", each recorded request up to {seen['replays']['most']} times"
-    yield f"{counted(seen['arrivals'], 'arrival')} of {counted(seen['requests'], 'request')}{again}"
     spreads = [(name, found["latency_ms"][key]) for key, name in SHOWN.items()]
     parts = [f"{name} {figure(it['mean'])} (p99 {figure(it['p99'])})" for name, it in spreads if it is not None]
     yield f"ms: {', '.join(parts)}"
-    wall, good = result["totals"]["wall_ns"], found["goodput_per_s"]
-    kept = "" if good is None else f", {figure(good)} of them within {result['config']['workload']['slo']}"
-    yield f"{figure(found['requests_per_s'])} requests/s{kept}; at most {found['concurrency']['peak']} in the system"
+    wall, most = result["totals"]["wall_ns"], found["concurrency"]
+    yield f"in the system: {figure(most['mean'])} requests on average, at most {most['peak']}"
     kinds = {kind: it["ns"] for kind, it in found["passes"].items() if it["count"]} | {"idle": found["idle_ns"]}
     shares = [f"{kind} {100 * ns / wall:.1f}" for kind, ns in kinds.items()] if wall else []
-    yield f"% of the time by kind of pass: {', '.join(shares)}"
+    busy = f"; the GPU computes {100 * result['totals']['compute_ns'] / wall:.1f}" if wall else ""
+    yield f"% of the time by kind of pass: {', '.join(shares)}{busy}"
     if found["preemptions"]:
         yield f"{counted(found['preemptions'], 'preemption')}: {found['recomputed_tokens']:,} tokens computed again"
     if (bounds := found["bounds"]) is not None:

@@ -84,7 +84,11 @@ def key(run: RunConfig) -> str:
 
 
 def test_every_key_of_a_run_is_tried() -> None:
-    elsewhere = {"placement", "kv"}  # of several GPUs, and none of one (see test_gpus); of workload=online alone
+    elsewhere = {
+        "placement",
+        "kv",
+        "kv_share",
+    }  # of several GPUs, and none of one (see test_gpus); of workload=online alone
     elsewhere |= {"host_memory", "host_policy", "host_tier"}  # of a disk, see test_host_memory
     assert {*CHANGES} | elsewhere == {field.name for field in fields(RunConfig)}
 

@@ -193,7 +193,7 @@ class Hobbit(Cached):
         *,
         low: str | None = "int4",
         thresholds: str = "0.6/0.9",
-        low_share: float = 0.25,
+        low_share: float = 0.05,
         depth: int = 1,
         weights: str = "tuned",
         anew: Anew = "each",

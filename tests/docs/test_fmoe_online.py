@@ -42,6 +42,7 @@ def test_every_cell_is_in_them(script: ModuleType) -> None:
 
 
 # A policy, a price or the engine has changed, and the page has not.
+@pytest.mark.ci
 def test_a_number_is_still_so(script: ModuleType, tmp_path: Path) -> None:
     question = script.Question("sample", "service", SYSTEM)
     config = read_config(question.words("sample", "no log"))

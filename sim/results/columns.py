@@ -11,7 +11,7 @@ from sim.core.accounts import CLASSES, FATES, KINDS, PHASES, STALLS
 from sim.results import titles
 from sim.results.classes import output_of
 from sim.results.label import label
-from sim.results.predictions import OF_PREDICTIONS
+from sim.results.predictions import OF_PREDICTIONS, SCORES
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
@@ -31,11 +31,6 @@ SERVED = {
     "itl": "between two tokens, all of them pooled",
     "itl_beside_prefill": "the same where another's prompt was computed meanwhile",
 }
-SCORES = (
-    ("auc", "share", "scores=true: AUC of what the policy foretells, mean"),
-    ("log_loss", "nats", "scores=true: log loss of its probabilities, mean per expert"),
-    ("log_loss_of_share", "nats", "of one who knows the share that is demanded, and no more:"),
-)
 SPREAD = ("mean", "p50", "p90", "p99")
 
 
@@ -236,13 +231,9 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["nulls"] = _json(result["nulls"])
     totals = result["totals"]
     made["gpus"] = config["hardware"].get("gpus", 1)
-    made["host_lookups"], made["host_ms_per_token"], made["peer_ms_per_token"] = (
-        totals.get("host_lookups", 0),
-        None,
-        None,
-    )
+    made["host_lookups"] = totals.get("host_lookups", 0)
+    made |= dict.fromkeys(("host_ms_per_token", "peer_ms_per_token", "bytes_low_per_token"))
     lower = result.get("versions", {}).get("lower")
-    made["bytes_low_per_token"] = None
     if tokens := totals["generated_tokens"]:
         made["bytes_low_per_token"] = None if lower is None else lower["copied_bytes"] / tokens
         made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens

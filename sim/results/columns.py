@@ -84,13 +84,8 @@ def _columns() -> Iterator[Column]:
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
     yield Column("gpus", whole, "GPUs", "so many of them, with a link each")
     yield Column("placement", text, "", "of experts on several GPUs", "config.placement")
-    yield Column(
-        "host_memory_bytes",
-        whole,
-        "B",
-        "for experts in host memory, above a disk; null: all",
-        "config.host_memory_bytes",
-    )
+    held = "for experts in host memory, above a disk; null: all"
+    yield Column("host_memory_bytes", whole, "B", held, "config.host_memory_bytes")
     yield Column("host_policy", text, "", "who stays there", "config.host_policy")
     yield Column("host_tier", text, "", "inclusive or exclusive", "config.host_tier")
     yield Column("page_cache_bytes", whole, "B", "of the page cache below it; null: none", "config.page_cache_bytes")
@@ -131,13 +126,8 @@ def _columns() -> Iterator[Column]:
             yield Column(name, number, "share", f"{words} of predictions", f"prefetch.predictions.{phase}.{share}")
     for phase, (score, unit, what) in product(PHASES, SCORES):
         yield Column(f"score_{phase}_{score}", number, unit, f"{what} of {phase} events", f"scores.{phase}.{score}")
-    yield Column(
-        "link_utilisation",
-        number,
-        "share",
-        "of the time the link was busy, or on average its lanes",
-        "link_utilisation",
-    )
+    busy = "of the time the link was busy, or on average its lanes"
+    yield Column("link_utilisation", number, "share", busy, "link_utilisation")
     yield Column("peak_bytes", whole, "B", "most of the budget in use at any instant", "memory.peak_bytes")
     yield Column("policy_bytes", whole, "B", "of it the policy's own", "memory.policy_bytes")
     for name in ("requests", "generated_tokens", "prefill_tokens", "lookups"):

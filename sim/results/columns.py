@@ -3,52 +3,28 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sim.core.accounts import CLASSES, FATES, KINDS, PHASES, STALLS
+from sim.core.accounts import CLASSES, FATES, PHASES, STALLS
 from sim.results import titles
 from sim.results.classes import output_of
+from sim.results.column import DTYPES, SPREAD, Column
 from sim.results.label import label
-from sim.results.predictions import OF_PREDICTIONS
+from sim.results.predictions import OF_PREDICTIONS, SCORES
+from sim.results.serving.columns import SHA, of_serving
 from sim.results.serving.lines import kv_share
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
 
-DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boolean"}
-"""What a kind is in pandas. A number that is null in the result is NaN, anything else is NA."""
 NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
 """Columns that no result leaves null."""
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision", "stale")
-SHA = "arrivals_sha256"
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer", "oracle_ahead")
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
 LATENCIES = tuple(LATENCY_NAMES)
-SERVED = {
-    "queueing": "from arrival to the first pass",
-    "itl": "between two tokens, all of them pooled",
-    "itl_beside_prefill": "the same where another's prompt was computed meanwhile",
-}
-SCORES = (
-    ("auc", "share", "scores=true: AUC of what the policy foretells, mean"),
-    ("log_loss", "nats", "scores=true: log loss of its probabilities, mean per expert"),
-    ("log_loss_of_share", "nats", "of one who knows the share that is demanded, and no more:"),
-)
-SPREAD = ("mean", "p50", "p90", "p99")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """``path``: where in result.json, dotted; "" where it is worked out (see :func:`row`)."""
-
-    name: str
-    kind: str
-    unit: str
-    meaning: str
-    path: str = ""
 
 
 def _columns() -> Iterator[Column]:
@@ -90,13 +66,8 @@ def _columns() -> Iterator[Column]:
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
     yield Column("gpus", whole, "GPUs", "so many of them, with a link each")
     yield Column("placement", text, "", "of experts on several GPUs", "config.placement")
-    yield Column(
-        "host_memory_bytes",
-        whole,
-        "B",
-        "for experts in host memory, above a disk; null: all",
-        "config.host_memory_bytes",
-    )
+    held = "for experts in host memory, above a disk; null: all"
+    yield Column("host_memory_bytes", whole, "B", held, "config.host_memory_bytes")
     yield Column("host_policy", text, "", "who stays there", "config.host_policy")
     yield Column("host_tier", text, "", "inclusive or exclusive", "config.host_tier")
     yield Column("page_cache_bytes", whole, "B", "of the page cache below it; null: none", "config.page_cache_bytes")
@@ -112,7 +83,7 @@ def _columns() -> Iterator[Column]:
             meaning = f"latency {what}, {part} over requests"
             yield Column(f"{name}_ms_{part}", number, "ms", meaning, f"latency_ms.{name}.{part}")
     yield Column("throughput_tokens_per_s", number, "tokens/s", "generated", "throughput_tokens_per_s")
-    yield from _of_serving(whole, number)
+    yield from of_serving()
     for phase in ("", *CLASSES):
         for rate in RATES:
             name = "_".join(part for part in ("hit", phase, rate) if part)
@@ -137,13 +108,8 @@ def _columns() -> Iterator[Column]:
             yield Column(name, number, "share", f"{words} of predictions", f"prefetch.predictions.{phase}.{share}")
     for phase, (score, unit, what) in product(PHASES, SCORES):
         yield Column(f"score_{phase}_{score}", number, unit, f"{what} of {phase} events", f"scores.{phase}.{score}")
-    yield Column(
-        "link_utilisation",
-        number,
-        "share",
-        "of the time the link was busy, or on average its lanes",
-        "link_utilisation",
-    )
+    busy = "of the time the link was busy, or on average its lanes"
+    yield Column("link_utilisation", number, "share", busy, "link_utilisation")
     yield Column("gpu_utilisation", number, "share", "of the time the GPU computed, software included")
     yield Column("peak_bytes", whole, "B", "most of the budget in use at any instant", "memory.peak_bytes")
     yield Column("policy_bytes", whole, "B", "of it the policy's own", "memory.policy_bytes")
@@ -185,36 +151,6 @@ def _columns() -> Iterator[Column]:
     yield Column("nulls", text, "JSON", "why what is null is null, by its path in result.json")
 
 
-def _of_serving(whole: str, number: str) -> Iterator[Column]:
-    """Of requests that arrive; null in a closed loop."""
-    yield Column("rate_per_s", number, "requests/s", "of arrivals, where one was given", "config.workload.rate")
-    yield Column("kv_bytes", whole, "B", "GPU memory for the KV cache, where it was given", "config.kv_bytes")
-    yield Column("kv_share", number, "share", "of the room for experts and KV cache, the latter, where it was given")
-    yield Column(SHA, "text", "SHA-256", "who arrives when, which depends on the seed", f"config.workload.{SHA}")
-    yield Column("slo", "text", "", "workload.slo, by which goodput counts", "config.workload.slo")
-    yield Column("arrivals", whole, "requests", "that arrived", "serving.arrivals.arrivals")
-    yield Column("most_replays", whole, "", "of one recorded request", "serving.arrivals.replays.most")
-    for key, what in SERVED.items():
-        for part in SPREAD:
-            yield Column(f"{key}_ms_{part}", number, "ms", f"{what}, {part}", f"serving.latency_ms.{key}.{part}")
-    for key, unit, what in (
-        ("requests_per_s", "requests/s", "that have ended"),
-        ("goodput_per_s", "requests/s", "of these within workload.slo"),
-        ("good_share", "share", "of requests within workload.slo"),
-    ):
-        yield Column(key, number, unit, what, f"serving.{key}")
-    yield Column(
-        "peak_concurrency", whole, "requests", "most at a time, arrived and not ended", "serving.concurrency.peak"
-    )
-    yield Column("preemptions", whole, "", "of running requests, for want of KV blocks", "serving.preemptions")
-    yield Column("recomputed_tokens", whole, "tokens", "computed again after these", "serving.recomputed_tokens")
-    yield Column("kv_peak_bytes", whole, "B", "most of the KV cache in use", "serving.kv.peak_bytes")
-    for kind in KINDS:
-        yield Column(f"{kind}_passes", whole, "", f"{kind} passes", f"serving.passes.{kind}.count")
-        yield Column(f"{kind}_ns", whole, "ns", f"that {kind} passes took", f"serving.passes.{kind}.ns")
-    yield Column("idle_ns", whole, "ns", "nobody had arrived whom a pass could serve", "serving.idle_ns")
-
-
 COLUMNS = tuple(_columns())
 """In the order of the frame. After them come ``GROUP.KEY`` for every setting of a policy, model, machine or workload
 in which two rows of the same name differ."""
@@ -238,13 +174,9 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["nulls"] = _json(result["nulls"])
     totals = result["totals"]
     made["gpus"] = config["hardware"].get("gpus", 1)
-    made["host_lookups"], made["host_ms_per_token"], made["peer_ms_per_token"] = (
-        totals.get("host_lookups", 0),
-        None,
-        None,
-    )
+    made["host_lookups"] = totals.get("host_lookups", 0)
+    made |= dict.fromkeys(("host_ms_per_token", "peer_ms_per_token", "bytes_low_per_token"))
     lower = result.get("versions", {}).get("lower")
-    made["bytes_low_per_token"] = None
     if tokens := totals["generated_tokens"]:
         made["bytes_low_per_token"] = None if lower is None else lower["copied_bytes"] / tokens
         made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.core.accounts import HIT_KINDS, STALLS
-from sim.results.columns import COLUMNS, DTYPES, FRAME_SCHEMA, NEEDED, leaves, row
+from sim.results.column import DTYPES
+from sim.results.columns import COLUMNS, FRAME_SCHEMA, NEEDED, leaves, row
 from sim.results.finished import LAYERS, REQUESTS, RESULT, Found, finished, no_result, runs, table, tell
 from traces.kit.errors import UserError
 from traces.kit.whole import whole, writable

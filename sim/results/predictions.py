@@ -6,6 +6,11 @@ from typing import Any
 from policies.api import Policy
 from sim.core.accounts import FETCHED, PHASES, PREDICTED, RECALL, Accounts
 
+SCORES = (
+    ("auc", "share", "scores=true: AUC of what the policy foretells, mean"),
+    ("log_loss", "nats", "scores=true: log loss of its probabilities, mean per expert"),
+    ("log_loss_of_share", "nats", "of one who knows the share that is demanded, and no more:"),
+)
 OF_PREDICTIONS = ("accuracy", "fetch_rate", "good_pred")
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.results.classes import LOSSLESS, LOSSY, MODIFIED, by_class, outputs
-from sim.results.columns import LATENCIES, SPREAD
+from sim.results.column import SPREAD
+from sim.results.columns import LATENCIES
 from sim.results.compare.words import first, milliseconds
 from traces.kit.errors import UserError, one_of
 from traces.kit.units import format_bytes

@@ -11,7 +11,8 @@ import pytest
 import sim
 from sim.cli import main
 from sim.experiment.run import run_config
-from sim.results.columns import COLUMNS, DTYPES, leaves, schema_table
+from sim.results.column import DTYPES
+from sim.results.columns import COLUMNS, leaves, schema_table
 from sim.results.load import REQUEST_DTYPES, RUN_KEY
 from tests.sim.many_requests import grid, topical
 from tests.sim.saying import edit

@@ -12,6 +12,7 @@ from policies.api import Policy, Setup
 
 Scope = Literal["global", "layer"]
 Reals = NDArray[np.float64]
+INF = float("inf")
 Rank = tuple[int, int]
 
 
@@ -135,12 +136,12 @@ class Scores:
         self._refresh()
         scores, first, found = self.scores, self.first, None
         refused: list[tuple[int, float]] = []
-        while found is None and scores[place := int(scores.argmin())] < np.inf:
+        while found is None and (score := scores.item(place := int(scores.argmin()))) < INF:
             if allowed(first + place):
                 found = first + place
             else:
-                refused.append((place, float(scores[place])))
-                scores[place] = np.inf
+                refused.append((place, score))
+                scores[place] = INF
         for place, score in refused:
             scores[place] = score
         return found

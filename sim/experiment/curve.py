@@ -31,10 +31,11 @@ SHOWN = 20
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Hit rates of policies that prefetch nothing, at many budgets, without a clock:
-    equal to those of python -m sim run hit for hit, and sooner. LRU's are worked out
-    from one pass over the demand. budget=10%,20%,4GB names budgets, budgets=20 has so
-    many, evenly spaced; policy= takes several, comma-separated. Takes the keys of
-    python -m sim run, but for out. For latency, run the simulator.
+    equal to those of python -m sim run hit for hit, and sooner. LRU's are worked
+    out from one pass over the demand. budget=10%,20%,4GB names budgets,
+    budgets=20 has so many, evenly spaced; policy= takes several, comma-separated.
+    Takes the keys of python -m sim run, but for out. For latency, run the
+    simulator.
 
     {keys}
 

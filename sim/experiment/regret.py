@@ -30,11 +30,12 @@ from traces.kit.words import Others, Position
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where the time goes that the runs in DIR take beyond the bound: victim ranking,
-    prefetch of one layer and further ahead, admission, the rest, along the path of
-    belady_forced, perfect_next_layer and oracle_ahead; and each eviction beside the
-    one of Belady's rule, by phase, layer and age. Runs are replayed for it, and rows
-    that are missing are run; what was found is kept in DIR, and read the next time.
+    """Where the time goes that the runs in DIR take beyond the bound: victim
+    ranking, prefetch of one layer and further ahead, admission, the rest, along
+    the path of belady_forced, perfect_next_layer and oracle_ahead; and each
+    eviction beside that of Belady's rule, by phase, layer and age. Runs are
+    replayed for it, rows that are missing are run, and what was found is kept in
+    DIR, and read the next time.
 
     {keys}
 

@@ -19,8 +19,8 @@ Written = list[list[list[int]]]
 class Given(Serving):
     """The passes of given batches, each as soon as the machine is free and all that it serves have arrived.
 
-    What a clock decided is then no longer open: a policy that asks no clock has the hits of the run that it was, and of
-    its times what differs is the machine. ``scheduler``: for its limits, it is asked nothing.
+    What a clock decided is then no longer open: ``lru`` has the hits of the run that it was, and of the times of its
+    passes what differs is the machine. ``scheduler``: for its limits, it is asked nothing.
     """
 
     def __init__(self, traffic: Traffic, scheduler: Scheduler, rows: Rows, batches: Sequence[Batch]) -> None:

@@ -61,5 +61,5 @@ def victims(pool: Scores, n: int, spared: Collection[int], free: int) -> list[fl
     worth = pool.scores_now()
     worth[[x - pool.first for x in spared]] = np.inf
     lowest = np.sort(np.partition(worth, min(n, len(worth) - 1))[:n])
-    found = [0.0] * min(free, n) + np.where(np.isinf(lowest), 1.0, lowest).tolist()
+    found: list[float] = [0.0] * min(free, n) + np.where(np.isinf(lowest), 1.0, lowest).tolist()
     return (found + [1.0] * n)[:n]

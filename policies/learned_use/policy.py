@@ -120,7 +120,7 @@ class LearnedUse(Pooled[Scores]):
         return {"loss": round(self.estimate.loss, 6), "ridge": self.estimate.ridge}
 
     def foretells(self, layer: int) -> Reals:
-        return self.worth[layer]  # as of the layer's gate in the pass before
+        return np.asarray(self.worth[layer])  # as of the layer's gate in the pass before
 
     def memorises(self) -> bool:
         return self.online

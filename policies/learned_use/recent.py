@@ -77,7 +77,7 @@ class Recent:
             averages += (1 - decays) * rows
         else:
             weights = (1 - self.decays)[:, None] * self._kept[:, -n:]
-            averages += np.tensordot(weights, rows, 1)
+            averages += np.asarray(np.tensordot(weights, rows.astype(np.float64), 1))
 
 
 class Context:

@@ -34,13 +34,6 @@ class Apart(Serving):
         assert self._batch is not None
         return self._batch
 
-    @property
-    def batches(self) -> list[Batch]:
-        """Of all passes so far. RuntimeError if they were not kept."""
-        if self._batches is None:
-            raise RuntimeError("the batches were not kept")
-        return self._batches
-
     def next_pass(self, now: int) -> Pass | int | None:
         if self._left:
             assert self.start is not None

@@ -71,7 +71,7 @@ class Ran:
             {"busy_ns": accounts.link_busy_ns, "bytes": accounts.demand_bytes + accounts.speculative_bytes},
             cell.trace.sha256,
             runtime_digest(),
-            written(serving.batches) if isinstance(serving, Apart) else None,
+            written(serving.batches()) if isinstance(serving, Apart) else None,
         )
 
     @property

@@ -88,7 +88,7 @@ def provenance(
         "measured_requests": measured_requests(cell),
         "repeat": repeat,
         "before": "one request of the trace under lru, not measured",
-        **resolved(cell.config, cell.traffic),
+        **resolved(cell.config, cell.traffic, cell.trace, (*cell.selection.warmup, *cell.selection.measured)),
         "chunks": cell.setup.chunks,
         "seed": cell.config.seed,
         "exact": exact,

@@ -117,7 +117,7 @@ def _variants(name: str, wanted: str = "") -> tuple[list[Variant], list[str]]:
     return taken, refused
 
 
-Trial = tuple[str, Callable[[], None]]  # where, and what is tried there
+Trial = tuple[str, Callable[[], object]]  # where, and what is tried there
 
 
 def _check(name: str, found: tuple[Sequence[Variant], Sequence[str]], options: Options) -> int:
@@ -160,7 +160,7 @@ def _causal(variant: Variant, seed: int) -> None:
     assert_causal(lambda setup, _: variant.build(setup), seed, variant.world)
 
 
-def _problem(trial: Callable[[], None]) -> str | None:
+def _problem(trial: Callable[[], object]) -> str | None:
     try:
         trial()
     except AssertionError as error:

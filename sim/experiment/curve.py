@@ -144,10 +144,10 @@ def _print(cell: Cell, budgets: Sequence[int], curves: Sequence[PolicyCurve]) ->
     notes = [
         f"%: lookups whose expert is there, under {curves[0].label}" if alone else "lookups whose expert is there, in %"
     ]
-    points = [point for it in curves for point in it.points]
-    if any(not point.fits for point in points):
+    every = [point for it in curves for point in it.points]
+    if any(not point.fits for point in every):
         notes.append("*: a layer event demands more than its pool holds, so hits depend on the machine's times")
-    if len(points) < len(budgets) * len(curves):
+    if len(every) < len(budgets) * len(curves):
         notes.append("-: less than the least budget that the policy takes")
     _notes(cell, *notes)
 

@@ -79,7 +79,8 @@ class Lessons:
 
 def _packed(learned: Learned, about: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
     packed = io.BytesIO()
-    np.savez(packed, **{name: np.asarray(array) for name, array in learned.arrays.items()})
+    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in learned.arrays.items()}
+    np.savez(packed, **arrays)
     told = {name: [str(array.dtype), list(array.shape)] for name, array in sorted(learned.arrays.items())}
     sha256 = hashlib.sha256(packed.getvalue()).hexdigest()
     content = {"schema": SCHEMA, "about": dict(about), "facts": dict(learned.facts), "arrays": told, "sha256": sha256}

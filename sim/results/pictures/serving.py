@@ -110,7 +110,7 @@ def _panels(own: pd.DataFrame, column: str, label: str, look: Looks, place: str,
             low, high = number(known[figure].min()), number(known[figure].max())
             title = f"{axis.partition(' (')[0]}{place}: {low if low == high else f'{low} to {high}'} {unit}"
             if ring and low != high:
-                best = known.loc[known[figure].idxmin() if better is min else known[figure].idxmax()]
+                best = known.sort_values(figure, ascending=better is min, kind="stable").iloc[0]
                 title += f", best at {number(best[column])} % ({short(best['name'])})"
             found.append(Panel(title, _curve(known, column, figure, label, look, ring=ring), wide=4.6))
     return found

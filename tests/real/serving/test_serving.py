@@ -57,7 +57,7 @@ def test_on_the_wall_nobody_is_served_before_he_comes_and_all_time_is_accounted_
         policy = make_policy(cell)
         serving, accounts = run.outcome.serving, run.outcome.accounts
         assert serving is not None
-        both = predict(cell, json.loads(json.dumps(written(serving.batches))), make_policy(cell), policy)  # type: ignore[attr-defined]
+        both = predict(cell, json.loads(json.dumps(written(serving.batches()))), make_policy(cell), policy)  # type: ignore[attr-defined]
     accounts.check()
     assert accounts.wall_ns == sum(accounts.pass_ns) + accounts.idle_ns
     assert accounts.idle_ns > 0

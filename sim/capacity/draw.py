@@ -70,7 +70,8 @@ def _shares(axes: Axes, rows: Sequence[Mapping[str, Any]], look: Looks) -> Seque
 def _panel(rows: Sequence[Mapping[str, Any]], it: Mapping[str, Any], look: Looks) -> Panel:
     said, won = memory(rows[0]), winner({**it, "rows": rows})
     if len(it["rows"]) > len(rows):
-        said += ": none" if won is None else f": {won['requests_per_s']:g}/s with {won['policy']}"
+        least = "at least " if won is not None and won["at_least"] else ""
+        said += ": none" if won is None else f": {least}{won['requests_per_s']:g}/s with {won['policy']}"
     return Panel(said, lambda axes: _draw(axes, rows, it, look))
 
 
@@ -98,5 +99,6 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], it: Mapping[str, Any], 
     dress(axes)
     axes.axhline(100 * it["share"], color=INK, linewidth=1, linestyle=(0, (6, 3)), zorder=1.4, label="_share")
     at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "bottom"}
-    axes.annotate(f"{100 * it['share']:g} %", (0.01, 100 * it["share"]), (0, -12), fontsize=LABEL, color=INK, **at)
+    at["ha"] = "right"
+    axes.annotate(f"{100 * it['share']:g} %", (0.99, 100 * it["share"]), (0, -12), fontsize=LABEL, color=INK, **at)
     return lines

@@ -123,6 +123,8 @@ class LearnedUse(Pooled[Scores]):
         if self.names is not None:
             self._forget(self.names.drop())
         self.rows = step.rows if step.prefill else 1
+        if self.learner is not None and step.rows > 1:
+            self.learner.begin(self.recent)
 
     def place(self, event: LayerEvent) -> Sequence[int]:
         assert self.ledger is not None
@@ -157,10 +159,13 @@ class LearnedUse(Pooled[Scores]):
         ids = signals.expert_ids()
         if self.learner is not None and len(event.requests) == 1:
             self.seen.append((ids, scores))
-        self.recent.see(slice(layer, layer + 1), ids[:, None], None if scores is None else scores[:, None])
+        marks = self.recent.see(slice(layer, layer + 1), ids[:, None], None if scores is None else scores[:, None])
         if self.context is not None:
-            last = choices(ids[np.cumsum(event.counts) - 1], self.setup.n_experts)
-            self.at = self.context.see(layer, last[0] if len(last) == 1 else last.mean(0))
+            if len(event.counts) == 1:
+                last: NDArray[np.generic] = marks[-1, 0]
+            else:
+                last = choices(ids[np.cumsum(event.counts) - 1], self.setup.n_experts).mean(0)
+            self.at = self.context.see(layer, last)
         self.worth[layer] = self.estimate.of(self.recent, layer, self.at)
         self.layer = layer
         for pool in self.pools:
@@ -174,7 +179,7 @@ class LearnedUse(Pooled[Scores]):
             return
         ids = np.stack([ids for ids, _ in seen], 1)
         scores = [scores for _, scores in seen if scores is not None]
-        self.estimate = self.learner.see(ids, np.stack(scores, 1) if scores else None) or self.estimate
+        self.estimate = self.learner.see(ids, np.stack(scores, 1) if scores else None, self.recent) or self.estimate
 
     def _look_ahead(self, ahead: Ahead, event: LayerEvent, at: Reals) -> None:
         """In decoding a single request: name what later layers of this pass will choose, and ask for what is sure."""

@@ -74,7 +74,7 @@ def judged(
     cell = make_cell(read_config([*whole, "policy=lru", "budget=10%"]))
     budgets = [int(cell.total_expert_bytes * float(share[:-1]) / 100) for share in BUDGETS]
     bounds = [floor.ns / 1e6 for floor in floors(cell, budgets)]
-    title, rows = name if len(at) == 1 else f"{name}, {at[1]}", list[Row]()
+    title, rows = name if len(at) == 1 else f"{name}, {at[1]}", list[dict[str, object]]()
     for budget, bound in zip(BUDGETS, bounds, strict=True):
         own = times([*whole, f"budget={budget}", *own_words(trace)], out)
         assert own is not None

@@ -30,8 +30,11 @@ class LearnedUse(Pooled[Scores]):
     This workbench's own. The estimate is a logistic regression on running averages of being chosen, of the router's
     scores (``scores``), age and popularity, fitted on the train requests; it is made anew for a layer when its gate has
     run. Layers still to come in this pass count as nearer; in a prompt these count by all of its tokens, each of which
-    may choose. ``scope`` as for lru. O(features x E) per event, O(experts) per event with a miss. Lossless; needs
-    train requests, and router_probs unless ``scores`` is false.
+    may choose. A ridge per layer adds what the last token's choices in all layers say (``components``) and learns on
+    from what is served (``online``); what gates ahead name is prefetched where such names have come true
+    (``prefetch``); with ``host`` a ledger of seconds shares the misses with it. ``scope`` as for lru.
+    O((features + components) x E) per event, O(experts) per event with a miss. Lossless; needs train requests,
+    router_probs unless ``scores`` is false, gate_ahead unless ``gates`` is false.
     """
 
     name = "learned_use"

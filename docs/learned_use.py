@@ -4,6 +4,7 @@ Writes ``learned_use.csv`` beside it and the table in its folder's README. For e
 budget: learned_use, the fastest published lossless row, and the time bound. Cells that ``outputs/learned_use`` has are
 read. ``NAME=FOLDER:N`` measures the first N test requests. The rows that are tried are RIVALS and the one that a pass
 over the first requests finds the fastest of PUBLISHED; ``NAME=FOLDER+ROW,ROW`` names them instead.
+``NAME=FOLDER@HARDWARE``: another machine than the RTX 4090.
 """
 
 import sys
@@ -57,30 +58,40 @@ def words_of(policy: str) -> list[str]:
     return [f"policy={policy}", *SWITCHES.get(policy, [])]
 
 
-def screened(trace: str, budget: str, out: Path) -> str:
+def screened(at: list[str], budget: str, out: Path) -> str:
     """The fastest of PUBLISHED on the first requests."""
-    few = [f"trace={trace}", f"limit={SCREENED}", f"budget={budget}"]
+    few = [*at, f"limit={SCREENED}", f"budget={budget}"]
     tried = {policy: times([*few, *words_of(policy)], out) for policy in PUBLISHED}
     known = {policy: found[0] for policy, found in tried.items() if found is not None}
     return min(known, key=lambda policy: known[policy])
 
 
-def judged(name: str, trace: str, limit: int | None, rivals: list[str], out: Path) -> list[dict[str, object]]:
+def judged(
+    name: str, trace: str, at: list[str], limit: list[str], rivals: list[str], out: Path
+) -> list[dict[str, object]]:
     """A row for each budget."""
-    at = [f"trace={trace}", *([] if limit is None else [f"limit={limit}"])]
-    cell = make_cell(read_config([*at, "policy=lru", "budget=100%"]))
+    whole = [*at, *limit]
+    cell = make_cell(read_config([*whole, "policy=lru", "budget=10%"]))
     budgets = [int(cell.total_expert_bytes * float(share[:-1]) / 100) for share in BUDGETS]
     bounds = [floor.ns / 1e6 for floor in floors(cell, budgets)]
-    rows: list[dict[str, object]] = []
+    title, rows = name if len(at) == 1 else f"{name}, {at[1]}", list[dict[str, object]]()
     for budget, bound in zip(BUDGETS, bounds, strict=True):
-        own = times([*at, f"budget={budget}", *own_words(trace)], out)
+        own = times([*whole, f"budget={budget}", *own_words(trace)], out)
         assert own is not None
-        others = rivals or [*RIVALS, screened(trace, budget, out)]
-        tried = {policy: times([*at, f"budget={budget}", *words_of(policy)], out) for policy in dict.fromkeys(others)}
+        others = rivals or [*RIVALS, screened(at, budget, out)]
+        tried = {
+            policy: times([*whole, f"budget={budget}", *words_of(policy)], out) for policy in dict.fromkeys(others)
+        }
         known = {policy: found for policy, found in tried.items() if found is not None}
         best = min(known, key=lambda policy: known[policy][0])
         tokens = own[1]["whole"].sum() / own[0]
-        row = {"trace": name, "budget": budget, "requests": len(own[1]), "bound": bound / tokens, "best": best}
+        row = {
+            "trace": title,
+            "budget": budget,
+            "requests": len(own[1]),
+            "bound": bound / tokens,
+            "best": best,
+        }
         row |= {"best_ms": known[best][0], "own_ms": own[0]} | against(own, known[best], bound)
         for policy, (_, found) in known.items():
             row[f"tpot_{policy}"] = relative_difference(own[1]["tpot"], found["tpot"]).value
@@ -131,8 +142,12 @@ def main(words: list[str]) -> int:
         name, _, trace = word.partition("=")
         trace, _, rivals = trace.partition("+")
         trace, _, limit = trace.partition(":")
+        trace, _, hardware = trace.partition("@")
+        at = [f"trace={trace}", *([f"hardware={hardware}"] if hardware else [])]
         others = [policy for policy in rivals.split(",") if policy]
-        rows += judged(name, trace, int(limit) if limit else None, others, HERE.parent / "outputs" / "learned_use")
+        rows += judged(
+            name, trace, at, [f"limit={limit}"] if limit else [], others, HERE.parent / "outputs" / "learned_use"
+        )
         write_whole(NUMBERS, pd.DataFrame(rows).to_csv(index=False, float_format="%.5g"))
     write_page()
     return 0

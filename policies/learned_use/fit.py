@@ -35,6 +35,9 @@ RIDGES = (0.1, 0.5, 2.0, 8.0)
 RIDGE = 1.0
 """Of the first step, features in units of their standard deviation."""
 NEWTON_STEPS = 25
+STILL = 1e-3
+"""A feature that spreads less than this part of its mean says nothing."""
+LEAST_LOGIT = -50.0
 LEAST = 1e-4
 """Estimates lie between it and one minus it."""
 ARRAYS = ("weights", "offsets", "basis", "mean", "turns", "later")
@@ -120,7 +123,7 @@ class Estimate:
             at = (self.weights @ recent.table.reshape(len(recent.table), -1)).reshape(self.offsets.shape) + self.offsets
         else:
             at = self.weights @ recent.table[:, layer] + self.offsets[layer]
-        return np.asarray(1 / (1 + np.exp(-at)))
+        return np.asarray(1 / (1 + np.exp(-np.maximum(at, LEAST_LOGIT))))
 
     def named(self, own: Reals, layer: int, distance: int, at: Reals, n: int) -> NDArray[np.intp]:
         """The ``n`` likeliest choices of the layer that is so much later than ``layer``, whose gate has run, [n].
@@ -199,7 +202,7 @@ def regress(x: Reals, y: NDArray[np.floating]) -> tuple[Reals, float, float]:
     Newton's method; deterministic.
     """
     mean, spread = x.mean(0), x.std(0)
-    spread[spread == 0] = 1
+    spread[spread <= STILL * np.abs(mean)] = np.inf  # of no weight: a constant, but for rounding and a start
     z = np.concatenate([(x - mean) / spread, np.ones((len(x), 1))], 1)
     penalty = RIDGE * np.eye(z.shape[1])
     penalty[-1, -1] = 1e-6

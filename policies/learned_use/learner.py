@@ -46,8 +46,17 @@ class Learner:
         self.at = np.zeros((room, n_layers, width), np.float32)
         self.kept, self.added, self.solved = 0, 0, 0
 
-    def see(self, ids: NDArray[np.integer], probs: NDArray[np.floating] | None) -> Estimate | None:
-        """A pass has ended: ``ids`` [rows, L, K], ``probs`` [rows, L, E]. A better estimate, in time."""
+    def begin(self, recent: Recent) -> None:
+        """A pass of several rows begins, and ``recent`` is what was seen before it."""
+        self.recent.take(recent)
+
+    def see(
+        self, ids: NDArray[np.integer], probs: NDArray[np.floating] | None, recent: Recent | None = None
+    ) -> Estimate | None:
+        """A pass has ended: ``ids`` [rows, L, K], ``probs`` [rows, L, E]. A better estimate, in time.
+
+        ``recent``: what has been seen with it, which is enough for a pass of one row; else its rows are seen here.
+        """
         old = len(ids) - MOST_OF_A_PASS
         if old > 0:
             self.recent.see(slice(None), ids[:old], None if probs is None else probs[:old])
@@ -56,9 +65,11 @@ class Learner:
         at = contexts(self.first.basis, ids, self.before) - self.first.mean.astype(np.float32)
         self.before = ids[-1]
         for row, chosen in enumerate(choices(ids, self.n_experts)):
-            self.recent.see(slice(None), ids[row : row + 1], None if probs is None else probs[row : row + 1])
+            if recent is None or len(ids) > 1:
+                self.recent.see(slice(None), ids[row : row + 1], None if probs is None else probs[row : row + 1])
             self._came(chosen)
-            self.own[self.kept], self.sooner[self.kept] = self.first.own(self.recent), 0
+            seen = self.recent if recent is None or len(ids) > 1 else recent
+            self.own[self.kept], self.sooner[self.kept] = self.first.own(seen), 0
             self.at[self.kept] = at[row]
             self.kept += 1
         if self.added - self.solved < SOLVE_EVERY:

@@ -30,8 +30,11 @@ class LearnedUse(Pooled[Scores]):
     This workbench's own. The estimate is a logistic regression on running averages of being chosen, of the router's
     scores (``scores``), age and popularity, fitted on the train requests; it is made anew for a layer when its gate has
     run. Layers still to come in this pass count as nearer; in a prompt these count by all of its tokens, each of which
-    may choose. ``scope`` as for lru. O(features x E) per event, O(experts) per event with a miss. Lossless; needs
-    train requests, and router_probs unless ``scores`` is false.
+    may choose. A ridge per layer adds what the last token's choices in all layers say (``components``) and learns on
+    from what is served (``online``); what gates ahead name is prefetched where such names have come true
+    (``prefetch``); with ``host`` a ledger of seconds shares the misses with it. ``scope`` as for lru.
+    O((features + components) x E) per event, O(experts) per event with a miss. Lossless; needs train requests,
+    router_probs unless ``scores`` is false, gate_ahead unless ``gates`` is false.
     """
 
     name = "learned_use"
@@ -130,6 +133,8 @@ class LearnedUse(Pooled[Scores]):
         if self.names is not None:
             self._forget(self.names.drop())
         self.rows = step.rows if step.prefill else 1
+        if self.learner is not None and step.rows > 1:
+            self.learner.begin(self.recent)
 
     def place(self, event: LayerEvent) -> Sequence[int]:
         assert self.ledger is not None
@@ -164,10 +169,13 @@ class LearnedUse(Pooled[Scores]):
         ids = signals.expert_ids()
         if self.learner is not None and len(event.requests) == 1:
             self.seen.append((ids, scores))
-        self.recent.see(slice(layer, layer + 1), ids[:, None], None if scores is None else scores[:, None])
+        marks = self.recent.see(slice(layer, layer + 1), ids[:, None], None if scores is None else scores[:, None])
         if self.context is not None:
-            last = choices(ids[np.cumsum(event.counts) - 1], self.setup.n_experts)
-            self.at = self.context.see(layer, last[0] if len(last) == 1 else last.mean(0))
+            if len(event.counts) == 1:
+                last: NDArray[np.generic] = marks[-1, 0]
+            else:
+                last = choices(ids[np.cumsum(event.counts) - 1], self.setup.n_experts).mean(0)
+            self.at = self.context.see(layer, last)
         self.worth[layer] = self.estimate.of(self.recent, layer, self.at)
         self.layer = layer
         for pool in self.pools:
@@ -181,7 +189,7 @@ class LearnedUse(Pooled[Scores]):
             return
         ids = np.stack([ids for ids, _ in seen], 1)
         scores = [scores for _, scores in seen if scores is not None]
-        self.estimate = self.learner.see(ids, np.stack(scores, 1) if scores else None) or self.estimate
+        self.estimate = self.learner.see(ids, np.stack(scores, 1) if scores else None, self.recent) or self.estimate
 
     def _look_ahead(self, ahead: Ahead, event: LayerEvent, at: Reals) -> None:
         """In decoding a single request: name what later layers of this pass will choose, and ask for what is sure."""

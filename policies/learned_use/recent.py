@@ -49,10 +49,16 @@ class Recent:
         self._ages[:] = np.log1p(NEVER)
         self.scored = self.table[2 * n + 2 : -1] if scores else None
         """Averages of the logarithm of the score; after them that of the last one."""
+        self._fading, self._coming = self.decays[:, None, None], 1 - self.decays[:, None, None]
         self._kept = self.decays[:, None] ** np.arange(LONGEST - 1, -1, -1)  # [J, rows], the last row's is 1
 
-    def see(self, layers: slice, ids: NDArray[np.integer], probs: NDArray[np.floating] | None = None) -> None:
-        """Rows have been routed in ``layers``: ``ids`` [rows, layers, K], ``probs`` [rows, layers, E]."""
+    def see(
+        self, layers: slice, ids: NDArray[np.integer], probs: NDArray[np.floating] | None = None
+    ) -> NDArray[np.bool_]:
+        """Rows have been routed in ``layers``: ``ids`` [rows, layers, K], ``probs`` [rows, layers, E].
+
+        Who was chosen, [rows, layers, E], of the last LONGEST rows.
+        """
         ids = ids[-LONGEST:]
         marks, age, chosen = choices(ids, self.n_experts), self.age[layers], self.chosen[:, layers]
         self._fade(chosen, marks)
@@ -63,20 +69,25 @@ class Recent:
             age[:] = np.where(marks.any(0), marks[::-1].argmax(0), age + len(ids))
         np.log(chosen + FLOOR, out=self._logs[:, layers])
         np.log1p(age, out=self._ages[layers])
-        self._last[layers] = age == 0
+        np.equal(age, 0, out=self._last[layers])
         if self.scored is not None and probs is not None:
             logs = np.log(np.maximum(probs[-LONGEST:].astype(np.float64), LEAST_SCORE))
             self._fade(self.scored[:, layers], logs)
             self.table[-1, layers] = logs[-1]
+        return marks
+
+    def take(self, other: Recent) -> None:
+        """Be as the other is, of the same shape."""
+        self.table[:], self.age[:] = other.table, other.age
 
     def _fade(self, averages: Reals, rows: NDArray[np.generic]) -> None:
         """Bring averages [J, layers, E] up to date with ``rows`` [rows, layers, E]."""
-        n, decays = len(rows), self.decays[:, None, None]
-        averages *= decays**n
-        if n == 1:
-            averages += (1 - decays) * rows
+        if len(rows) == 1:
+            averages *= self._fading
+            averages += self._coming * rows
         else:
-            weights = (1 - self.decays)[:, None] * self._kept[:, -n:]
+            averages *= self._fading ** len(rows)
+            weights = (1 - self.decays)[:, None] * self._kept[:, -len(rows) :]
             averages += np.asarray(np.tensordot(weights, rows.astype(np.float64), 1))
 
 

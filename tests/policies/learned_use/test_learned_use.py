@@ -78,6 +78,16 @@ def test_a_regression_finds_the_law_that_made_the_labels() -> None:
     np.testing.assert_allclose([*weights, intercept], [1.5, -0.2, 4.0, -0.5], atol=0.02)
 
 
+def test_what_hardly_moves_has_no_weight_and_cannot_run_away() -> None:
+    """Scores that a router gives to all alike: their averages are constant but for rounding."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 1))
+    still = np.full((2000, 3), -2.079) + rng.normal(size=(2000, 3)) * (0, 1e-15, 1e-5)
+    weights, intercept, _ = regress(np.concatenate([x, still, np.zeros((2000, 1))], 1), 1 / (1 + np.exp(-x[:, 0])))
+    np.testing.assert_allclose(weights, [1, 0, 0, 0, 0], atol=0.02)
+    assert abs(intercept) < 0.02
+
+
 def test_the_context_is_that_of_the_marks_whatever_came_before() -> None:
     rng = np.random.default_rng(0)
     basis, context = rng.normal(size=(5, L, E)), Context(rng.normal(size=(5, L, E)))

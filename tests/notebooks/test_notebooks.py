@@ -132,7 +132,7 @@ def test_links_lead_somewhere(path: Path, notebook: nbformat.NotebookNode) -> No
             for link in re.findall(r"\]\(([^)#]+)\)", cell.source):
                 assert link.startswith("https://") or (path.parent / link).exists(), link
             for name in re.findall(r"`((?:docs|real|traces|policies|conf)/[\w/.]+\.\w+)`", cell.source):
-                assert (ROOT / name).exists() or "next_use" in name, name
+                assert (ROOT / name).exists() or "use_soon" in name, name
 
 
 def notebook_of(*sources: str) -> nbformat.NotebookNode:

@@ -88,7 +88,7 @@ def test_figures_are_those_of_the_measured_events(cell: Cell) -> None:
 
 def test_a_policy_that_foretells_decides_as_one_that_is_not_asked(cell: Cell, tmp_path: Path) -> None:
     given = cell.config.policy
-    for name, more in (("gate_ahead", {}), ("learned_use", {"scores": False, "components": 0})):
+    for name, more in (("gate_ahead", {}), ("next_use", {"scores": False, "components": 0})):
         own = replace(cell.config, policy={"name": name, **more}, warmup=0)
         asked = run_config(own, tmp_path / name).document
         silent = run_config(replace(own, scores=False), tmp_path / name).document

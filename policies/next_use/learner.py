@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.learned_use.fit import Discount, Estimate
-from policies.learned_use.recent import Recent, choices, contexts
+from policies.next_use.fit import Discount, Estimate
+from policies.next_use.recent import Recent, choices, contexts
 
 NEGLIGIBLE = 0.02
 """Of a label: a next use that is discounted below it is as good as none."""

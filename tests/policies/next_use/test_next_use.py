@@ -1,4 +1,4 @@
-"""learned_use: what it sees, what it learns, and whom it evicts."""
+"""next_use: what it sees, what it learns, and whom it evicts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +8,9 @@ import pytest
 
 from policies import registry
 from policies.api import PastRequest, PastStep
-from policies.learned_use.fit import BEYOND, Discount, _distances, learn, regress
-from policies.learned_use.policy import LearnedUse
-from policies.learned_use.recent import Context, Recent, choices, contexts
+from policies.next_use.fit import BEYOND, Discount, _distances, learn, regress
+from policies.next_use.policy import NextUse
+from policies.next_use.recent import Context, Recent, choices, contexts
 from sim.check.synthetic import draw, setup_of
 from sim.experiment.run import run
 from tests.policies.desk import past_request
@@ -137,8 +137,8 @@ def test_what_other_layers_say_is_found_where_it_is_so_and_left_where_it_is_not(
 
 def test_it_evicts_what_has_the_least_worth_and_spares_what_a_prompt_has_still_to_do() -> None:
     trace = draw(2, L, E, K, decode=3)
-    policy = registry.build("learned_use", setup_of(trace, 10**6), {"scores": False})
-    assert isinstance(policy, LearnedUse)
+    policy = registry.build("next_use", setup_of(trace, 10**6), {"scores": False})
+    assert isinstance(policy, NextUse)
     policy.worth[:] = np.linspace(0.1, 0.4, L * E).reshape(L, E)
     for x in (0, 1, E, 2 * E):
         policy.on_slot(x)
@@ -166,13 +166,13 @@ def test_a_slip_is_one_line(words: dict[str, Any]) -> None:
     trace = draw(2, L, E, K, decode=3)
     (key,) = words
     with pytest.raises(UserError, match=f"policy.{key}=.*allowed"):
-        registry.build("learned_use", setup_of(trace, 10**6), words)
+        registry.build("next_use", setup_of(trace, 10**6), words)
 
 
 def test_it_copies_less_than_its_peers_on_requests_that_it_has_not_seen(tmp_path: Any) -> None:
     copied = {}
-    for policy in ("lru", "lru_layer", "learned_use"):
+    for policy in ("lru", "lru_layer", "next_use"):
         found = run(f"policy={policy}", "budget=25%", "limit=3", "bounds=false", out=tmp_path).document
         totals = found["totals"]
         copied[policy] = totals["demand_bytes"] + sum(totals["speculative_bytes"].values())
-    assert copied["learned_use"] < 0.93 * min(copied["lru"], copied["lru_layer"])
+    assert copied["next_use"] < 0.93 * min(copied["lru"], copied["lru_layer"])

@@ -1,7 +1,7 @@
-"""How far learned_use comes on several traces: ``python docs/learned_use.py NAME=FOLDER ...``, of traces of your own.
+"""How far next_use comes on several traces: ``python docs/next_use.py NAME=FOLDER ...``, of traces of your own.
 
-Writes ``learned_use.csv`` beside it and the table in its folder's README. For each trace (a folder, or ``sample``) and
-budget: learned_use, the fastest published lossless row, and the time bound. Cells that ``outputs/learned_use`` has are
+Writes ``next_use.csv`` beside it and the table in its folder's README. For each trace (a folder, or ``sample``) and
+budget: next_use, the fastest published lossless row, and the time bound. Cells that ``outputs/next_use`` has are
 read. ``NAME=FOLDER:N`` measures the first N test requests. The rows that are tried are RIVALS and the one that a pass
 over the first requests finds the fastest of PUBLISHED; ``NAME=FOLDER+ROW,ROW`` names them instead.
 ``NAME=FOLDER@HARDWARE``: another machine than the RTX 4090.
@@ -23,8 +23,8 @@ from traces.kit.errors import UserError
 from traces.kit.whole import write_whole
 
 HERE = Path(__file__).resolve().parent
-NUMBERS, PAGE = HERE / "learned_use.csv", HERE.parent / "policies" / "learned_use" / "README.md"
-BEGIN, END = "<!-- docs/learned_use.py writes from here -->\n", "<!-- to here -->"
+NUMBERS, PAGE = HERE / "next_use.csv", HERE.parent / "policies" / "next_use" / "README.md"
+BEGIN, END = "<!-- docs/next_use.py writes from here -->\n", "<!-- to here -->"
 BUDGETS = ("15%", "25%", "50%", "75%")
 PUBLISHED = ("lru", "lru_layer", "lfu", "lfru", "static", "gate_ahead", "hobbit_lossless", "promoe")
 SWITCHES = {"promoe": ["policy.predictor=gate_ahead"]}
@@ -34,10 +34,10 @@ SCREENED = 2
 
 
 def own_words(trace: str) -> list[str]:
-    """learned_use with what the trace recorded."""
+    """next_use with what the trace recorded."""
     found = open_trace(find_trace(trace))
     wants = (("scores", Signal.ROUTER_PROBS), ("gates", Signal.GATE_AHEAD))
-    return ["policy=learned_use", *(f"policy.{key}=false" for key, signal in wants if not found.has(signal))]
+    return ["policy=next_use", *(f"policy.{key}=false" for key, signal in wants if not found.has(signal))]
 
 
 def times(words: list[str], out: Path) -> tuple[float, pd.DataFrame] | None:
@@ -121,7 +121,7 @@ def against(own: tuple[float, pd.DataFrame], best: tuple[float, pd.DataFrame], b
 def table(numbers: pd.DataFrame) -> str:
     """As Markdown."""
     lines = [
-        "| trace | budget | requests | bound | best published | `learned_use` | TPOT | p (Holm) | of the gap closed |",
+        "| trace | budget | requests | bound | best published | `next_use` | TPOT | p (Holm) | of the gap closed |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in numbers.itertuples():
@@ -146,7 +146,7 @@ def main(words: list[str]) -> int:
         at = [f"trace={trace}", *([f"hardware={hardware}"] if hardware else [])]
         others = [policy for policy in rivals.split(",") if policy]
         rows += judged(
-            name, trace, at, [f"limit={limit}"] if limit else [], others, HERE.parent / "outputs" / "learned_use"
+            name, trace, at, [f"limit={limit}"] if limit else [], others, HERE.parent / "outputs" / "next_use"
         )
         write_whole(NUMBERS, pd.DataFrame(rows).to_csv(index=False, float_format="%.5g"))
     write_page()

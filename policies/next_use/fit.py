@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, Learned, PastRequest
-from policies.learned_use.recent import Reals, Recent, choices, contexts
+from policies.next_use.recent import Reals, Recent, choices, contexts
 
 BEYOND = 400
 """Tokens to the next choice of what is not chosen again."""

@@ -5,7 +5,7 @@ from random import Random
 
 import numpy as np
 
-from policies.learned_use.ledger import TRIED, Ledger, victims
+from policies.next_use.ledger import TRIED, Ledger, victims
 from policies.parts.pools import Scores
 from policies.parts.sides import Lookup
 from tests.policies.parts.test_sides import MOST, machine, routed

@@ -1,4 +1,4 @@
-"""What each part of learned_use is worth, on train requests alone: ``python docs/learned_use_parts.py``.
+"""What each part of next_use is worth, on train requests alone: ``python docs/next_use_parts.py``.
 
 Learned from are every third of the sample's train requests, measured are the others; no test request is read. Prints a
 Markdown row for each setting: ms per decode step at each budget, and the simulator's own seconds.
@@ -52,7 +52,7 @@ def main(wanted: list[str]) -> int:
     inputs = Inputs(keep=True)
     print(f"| setting | {' | '.join(BUDGETS)} | seconds |", "|---|---|---|---|", sep="\n")
     others = {f"`{name}`": (f"policy={name}",) for name in ("lru", "lru_layer", "lfru", "hobbit_lossless")}
-    own = {name: ("policy=learned_use", *words) for name, words in SETTINGS.items()}
+    own = {name: ("policy=next_use", *words) for name, words in SETTINGS.items()}
     for name, words in {**others, **own}.items():
         if not wanted or any(part in name for part in wanted):
             found = [tpot(words, budget, inputs) for budget in BUDGETS]

@@ -1,15 +1,15 @@
-"""What learned_use learns while it serves, and what it names of layers to come."""
+"""What next_use learns while it serves, and what it names of layers to come."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from policies.learned_use.ahead import Ahead, Named, Odds
-from policies.learned_use.fit import Discount, Estimate, learn
-from policies.learned_use.learner import BLOCK, MOST_OF_A_PASS, SOLVE_EVERY, Learner
-from policies.learned_use.recent import Context, Recent, choices, contexts
-from tests.policies.learned_use.test_learned_use import E, L, Past, rows
+from policies.next_use.ahead import Ahead, Named, Odds
+from policies.next_use.fit import Discount, Estimate, learn
+from policies.next_use.learner import BLOCK, MOST_OF_A_PASS, SOLVE_EVERY, Learner
+from policies.next_use.recent import Context, Recent, choices, contexts
+from tests.policies.next_use.test_next_use import E, L, Past, rows
 
 DISCOUNT = Discount(0.5, 0.25)
 

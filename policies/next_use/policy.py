@@ -1,4 +1,4 @@
-"""learned_use: evict what is least likely to be used soon."""
+"""next_use: evict what is least likely to be used soon."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Learned, Schedule, Setup, Shapes, Signal, Step
-from policies.learned_use.ahead import Ahead, Named
-from policies.learned_use.fit import Discount, Estimate, learn
-from policies.learned_use.learner import Learner
-from policies.learned_use.ledger import Ledger, victims
-from policies.learned_use.recent import Context, Reals, Recent, choices
+from policies.next_use.ahead import Ahead, Named
+from policies.next_use.fit import Discount, Estimate, learn
+from policies.next_use.learner import Learner
+from policies.next_use.ledger import Ledger, victims
+from policies.next_use.recent import Context, Reals, Recent, choices
 from policies.parts.foreseen import by_tokens
 from policies.parts.pools import Pooled, Scope, Scores
 from policies.parts.ranges import between
@@ -24,7 +24,7 @@ DEEP = 2
 """Layers that deep looks ahead."""
 
 
-class LearnedUse(Pooled[Scores]):
+class NextUse(Pooled[Scores]):
     """Evict the expert with the least expected discount ^ (tokens to its next use), estimated from its layer's routing.
 
     This workbench's own. The estimate is a logistic regression on running averages of being chosen, of the router's
@@ -37,8 +37,8 @@ class LearnedUse(Pooled[Scores]):
     router_probs unless ``scores`` is false, gate_ahead unless ``gates`` is false.
     """
 
-    name = "learned_use"
-    title = "learned use"
+    name = "next_use"
+    title = "next use"
     learns = True
     without: ClassVar[Mapping[Signal, str]] = {
         Signal.ROUTER_PROBS: "policy.scores=false",

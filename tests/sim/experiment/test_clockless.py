@@ -50,12 +50,10 @@ def test_all_shipped_ones_that_only_cache_are_tried() -> None:
         "static",
         "on_demand",
     }
-    assert known | {"next_use"} == set(CACHING)
+    assert known == set(CACHING)
 
 
-@pytest.mark.parametrize(
-    "policy", [pytest.param(it, marks=pytest.mark.ci) if it == "next_use" else it for it in CACHING]
-)
+@pytest.mark.parametrize("policy", CACHING)
 def test_every_caching_policy_on_the_sample(policy: str) -> None:
     cell = make_cell(read_config([f"policy={policy}", "limit=1", "budget=30%"]), INPUTS)
     least = make_policy(cell).min_budget()
@@ -74,7 +72,7 @@ def gpt_oss(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("policy", [name for name in CACHING if name != "next_use"])
+@pytest.mark.parametrize("policy", CACHING)
 def test_every_caching_policy_on_the_shape_of_gpt_oss(policy: str, gpt_oss: Path) -> None:
     words = [f"policy={policy}", f"trace={gpt_oss}", "model=gpt_oss_20b", "budget=40%"]
     found, expected = both(make_cell(read_config(words), INPUTS))

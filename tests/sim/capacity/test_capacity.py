@@ -174,6 +174,7 @@ def test_parts_of_the_memory_that_are_as_good_are_all_named_and_ringed() -> None
         ("workload.slo=ttft<=1s", "workload.slo=ttft<=1s: is told by slo="),
         ("workload=closed_loop", "workload=closed_loop: requests arrive here; allowed: online"),
         ("workload.discipline=fifo", "workload.discipline"),
+        ("seed=2147483647", "seed=2147483647: is the first of seeds=2; allowed: none above 2147483647"),
         ("workload.arrivals=recorded count=3", "has no arrival of request 0"),
         ("experiment=disk_memory", "experiment=disk_memory: no such key"),
     ],

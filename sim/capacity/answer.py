@@ -92,7 +92,7 @@ def _row(key: tuple[str, str], one: _Searched, found: Knee, it: Question) -> dic
         "missed_below": [point.rate for other, point in points.items() if step and other < step and not point.meets],
         "why": one.why or None,
         "points": [asdict(point) for point in points.values()],
-        "run": at_it and [*it.words[key], f"workload.rate={at_it.rate:g}", f"seed={it.seeds[0]}"],
+        "run": at_it and [*it.words[key], f"workload.rate={at_it.rate}", f"seed={it.seeds[0]}"],
     }
 
 

@@ -46,20 +46,24 @@ def _best_share(it: Mapping[str, Any]) -> str:
     best = winner(it)
     if best is None:
         return first(it)
-    return f"Of all memory beside the other weights, {best['memory'][3:]} for the KV cache is best: {first(it)}"
+    keys = ("policy", "requests_per_s")
+    good = [row["memory"][3:] for row in it["rows"] if ranked(row) and all(row[key] == best[key] for key in keys)]
+    which = f"{', '.join(good)} for the KV cache {'is best' if len(good) == 1 else 'are equally good'}"
+    most = f"{'at least ' if best['at_least'] else ''}{best['requests_per_s']:g} requests/s, with {best['policy']}"
+    return f"Of all memory beside the other weights, {which}: {most}"
 
 
 def _shares(axes: Axes, rows: Sequence[Mapping[str, Any]], look: Looks) -> Sequence[Any]:
-    """The highest rate against the KV cache's share; where there is none, 0. The best of each policy has a ring."""
+    """The highest rate against the KV cache's share; where there is none, 0. The best of each policy have a ring."""
     lines = list[Any]()
     for policy in sorted({str(row["policy"]) for row in rows}):
         own = [row for row in rows if row["policy"] == policy]
         own.sort(key=lambda row: float(row["memory"][3:-1]))
         x, y = [float(row["memory"][3:-1]) for row in own], [float(row["requests_per_s"] or 0) for row in own]
         lines += axes.plot(x, y, label=policy if ranked(own[0]) else f"{policy}, not ranked", **look[policy].line)
-        if max(y):
-            best = y.index(max(y))
-            axes.scatter([x[best]], [y[best]], **{**RING, "label": "_best", "clip_on": False})
+        if high := max(y):
+            at = [share for share, found in zip(x, y, strict=True) if found == high]
+            axes.scatter(at, [high] * len(at), **{**RING, "label": "_best", "clip_on": False})
     axes.set(
         xlabel="share of the KV cache (%); the rest is for experts", ylabel="requests/s, highest rate", ylim=(0, None)
     )

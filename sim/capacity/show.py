@@ -72,7 +72,7 @@ def asked(it: Mapping[str, Any]) -> str:
     seeds = f", seed {it['seeds'][0]}" if n == 1 else f"{which} {n} seeds"
     return (
         f"The highest rate at which {100 * it['share']:g} % of {it['count']} {workload['arrivals']} arrivals keep"
-        f" within {it['slo']}{seeds}; rates in steps of {100 * it['within']:.2g} %."
+        f" within {it['slo']}{seeds}; rates in steps of {figure(100 * it['within'])} %."
     )
 
 
@@ -142,6 +142,6 @@ def alone(row: Mapping[str, Any]) -> str:
     """What keeps a row from any rate: its figures at the lowest, where hardly two requests meet."""
     lowest = row["points"][0]
     return (
-        f"not even at {lowest['rate']:g} requests/s, where each is alone: {100 * lowest['attainment']:.1f} % keep"
+        f"not even at {lowest['rate']:g} requests/s, where hardly two meet: {100 * lowest['attainment']:.1f} % keep"
         f" within, TTFT p90 {figure(lowest['ttft_ms_p90'] / 1000)} s, TPOT p90 {figure(lowest['tpot_ms_p90'])} ms"
     )

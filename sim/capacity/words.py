@@ -209,6 +209,8 @@ def ask(options: Options) -> Question:
     shared = [word for word in options.rest if word != "workload=online"]
     if not any(word.startswith("bounds=") for word in shared):
         shared.append("bounds=false")
+    if options.seed + options.seeds - 1 > MOST:
+        raise UserError(f"seed={options.seed}: is the first of seeds={options.seeds}; allowed: none above {MOST}")
     configs, words = {}, {}
     for policy in options.policy:
         for name, memory in _splits(options).items():

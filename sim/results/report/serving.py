@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sim.results import pictures
 from sim.results.compare import Comparison
 from sim.results.compare.selection import ALIKE
+from sim.results.document import read_document
 from sim.results.load import load, load_served
 from sim.results.pictures.colours import Looks
 from sim.results.pictures.findings import about
@@ -39,7 +40,7 @@ def of_serving(found: Comparison, root: Path, look: Looks) -> Iterator[Made]:
     every = load(root, [])
     own = every[every["policy_label"].isin(found.runs["policy_label"])]
     rates, shares = (_alike(own, found.runs, but) for but in ({"rate_per_s"}, {"kv_bytes"}))
-    shares = _one_total(shares)
+    shares = _one_total(shares, root)
     if len(set(rates["rate_per_s"])) > 1:
         yield "rates", RATES, partial(pictures.rates.sheet, rates, look)
     if len(set(shares["kv_bytes"])) > 1:
@@ -52,10 +53,26 @@ def of_serving(found: Comparison, root: Path, look: Looks) -> Iterator[Made]:
     yield "waits", WAITS + at, partial(pictures.waits.sheet, served, look, said)
 
 
-def _one_total(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those in which experts and KV cache have as much together as in most."""
-    total = (runs["budget_bytes"] + runs["kv_bytes"]).astype("float64")
-    return runs[total == total.mode().iloc[0]] if total.notna().any() else runs.iloc[:0]
+def _one_total(runs: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Those in which experts and KV cache have as much together as in most that hold not all experts, and those that
+    hold all within it: with ``kv_share`` these leave the rest of the room empty."""
+    known = runs[runs["kv_bytes"].notna()]
+    if not len(known):
+        return known
+    total = (known["budget_bytes"] + known["kv_bytes"]).astype("int64")
+    whole = known["budget_bytes"] >= _all_experts(root / str(known["folder"].iloc[0]))
+    if whole.all():
+        return known
+    most = total[~whole].mode().iloc[0]
+    return known[(total == most) | whole & (total < most)]
+
+
+def _all_experts(folder: Path) -> int:
+    """Bytes of all experts of a run's model, in its dtype."""
+    config = read_document(folder / "result.json")["config"]
+    model, dtype = config["model"], config["dtype"]
+    layers = (model["expert_bytes_per_layer"] or {}).get(dtype) or [model["expert_bytes"][dtype]] * model["moe_layers"]
+    return int(model["experts"] * sum(layers))
 
 
 def _alike(every: pd.DataFrame, runs: pd.DataFrame, but: set[str]) -> pd.DataFrame:

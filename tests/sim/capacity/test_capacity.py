@@ -10,12 +10,17 @@ import pandas as pd
 import pytest
 import yaml
 
+from sim.capacity.answer import _row, _Searched
+from sim.capacity.cells import Figures, Point, at
 from sim.capacity.draw import draw
-from sim.capacity.search import rate
+from sim.capacity.search import Knee, rate
 from sim.capacity.show import first, notes
+from sim.capacity.words import Options, ask
 from sim.cli import main
+from sim.experiment.compose import read_config
 from tests.sim.saying import refused
 from tests.sim.small_trace import MACHINE, Plan, write
+from traces.kit.words import parse
 
 SLOW = 1e-7
 """Of the machine by hand, in which 12 ns are .12 s: rates are those of people."""
@@ -105,7 +110,7 @@ def test_objectives_that_nothing_keeps_and_that_everything_keeps(capacity: Any) 
     (row,) = never["rows"]
     assert (row["requests_per_s"], row["at"], row["run"], len(row["points"])) == (None, None, None, 2)
     assert first(never) == "No rate: nothing that is ranked keeps within e2el<=1ms."
-    assert "not even at 0.000976562 requests/s, where each is alone: 0.0 % keep within, TTFT p90 " in notes(never)[0]
+    assert "not even at 0.000976562 requests/s, where hardly two meet: 0.0 % keep within, TTFT p90 " in notes(never)[0]
     always = capacity("slo=e2el<=1000s", "format=json", "seeds=1")
     assert always["rows"][0]["at_least"]
     assert always["rows"][0]["above"] is None
@@ -128,6 +133,31 @@ def test_the_page_and_the_picture_say_the_same(capacity: Any, world: Path, capsy
         assert list(lines[row["policy"]].get_ydata()) == [100 * it["attainment"] for it in row["points"]]
 
 
+def test_the_command_of_a_row_is_its_cell_at_the_lowest_rate_too(world: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(world)
+    it = ask(parse(Options, [*USUAL], ""))
+    (key,) = it.configs
+    run = Figures(0, 1, 1, 1, 1, None, None, 36, None, "lossless", False, 0, "")
+    step = -10 * it.per_octave
+    one = _Searched({step: Point(rate(step, it.per_octave), 1, True, 1, 1, None, None, (run,))})
+    assert read_config(_row(key, one, Knee(step), it)["run"]) == at(it.configs[key], step, it.per_octave, 0)
+
+
+def test_parts_of_the_memory_that_are_as_good_are_all_named_and_ringed() -> None:
+    usual = {"policy": "lru", "output": "lossless", "memorised": False, "at_least": False, "points": [1]}
+    rates = {"KV 5%": 2, "KV 10%": 4, "KV 20%": 4, "KV 40%": None}
+    rows = [usual | {"memory": memory, "requests_per_s": found} for memory, found in rates.items()]
+    asked = {"kv_share": ["5%"], "seeds": [0], "rule": "all", "share": 0.9, "count": 2, "slo": "ttft<=1s"}
+    it = asked | {"workload": {"arrivals": "poisson"}, "within": 1.0, "rows": rows}
+    figure = draw(it)
+    assert figure is not None
+    said = " ".join(" ".join(text.get_text() for text in [*figure.texts, figure.axes[0].title]).split())
+    assert "10%, 20% for the KV cache are equally good: 4 requests/s, with lru" in said
+    assert "rates in steps of 100 %" in said
+    (ring,) = figure.axes[0].collections
+    assert np.asarray(ring.get_offsets()).tolist() == [[10, 4], [20, 4]]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -144,6 +174,7 @@ def test_the_page_and_the_picture_say_the_same(capacity: Any, world: Path, capsy
         ("workload.slo=ttft<=1s", "workload.slo=ttft<=1s: is told by slo="),
         ("workload=closed_loop", "workload=closed_loop: requests arrive here; allowed: online"),
         ("workload.discipline=fifo", "workload.discipline"),
+        ("seed=2147483647", "seed=2147483647: is the first of seeds=2; allowed: none above 2147483647"),
         ("workload.arrivals=recorded count=3", "has no arrival of request 0"),
         ("experiment=disk_memory", "experiment=disk_memory: no such key"),
     ],

@@ -16,7 +16,7 @@ from sim.results.compare.selection import MixedRunsError
 from sim.results.compare.table import show
 from sim.results.load import load_served
 from sim.results.pictures.colours import looks
-from sim.results.report.serving import of_serving
+from sim.results.report.serving import _one_total, of_serving
 from tests.sim.experiment.serving import serving
 from tests.sim.results.report.readable import faults
 from tests.sim.saying import printed
@@ -107,6 +107,16 @@ def test_the_best_part_has_a_ring(grid: Path) -> None:
     )
     with pytest.raises(pictures.EmptyPictureError, match="one share"):
         pictures.shares(runs[:1])
+
+
+def test_a_split_that_holds_all_experts_is_beside_those_that_do_not(grid: Path) -> None:
+    runs = sim.load(grid)[:6].reset_index(drop=True)
+    whole = 2 * 8 * 12
+    budgets, kv = [whole, whole, 150, 100, 100, whole], [20, 60, 150, 200, 50, 400]
+    runs = runs.assign(budget_bytes=budgets, kv_bytes=pd.array(kv, dtype="Int64"))
+    assert _one_total(runs, grid).index.tolist() == [0, 1, 2, 3], "the room is of 300 bytes"
+    assert _one_total(runs[:2], grid).index.tolist() == [0, 1]
+    assert not len(_one_total(runs.assign(kv_bytes=pd.NA), grid))
 
 
 def test_queue_and_latencies_are_those_of_the_requests(grid: Path) -> None:

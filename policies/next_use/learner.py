@@ -25,7 +25,8 @@ MOST_OF_A_PASS = 256
 class Learner:
     """The second step of an estimate, kept up: its sums grow by every token of which it is known what came after.
 
-    A token is learned from when its label is known: ``wait`` tokens later, so that nothing of the future is in it.
+    A token is learned from when its label is known, ``wait`` tokens later or, as BLOCK are added at a time, up to BLOCK
+    more: nothing of the future is in it.
     Rows are of one request, or of one after the other. O(L x E x (features + wait + components)) per token.
     """
 

@@ -18,8 +18,10 @@ from traces.kit.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-WHATEVER: dict[str, Value] = {"policy": "lru", "budget": "50%"}
-"""No pass and no bound depends on the policy, and no pass on the budget."""
+ANY_POLICY: dict[str, Value] = {"policy": "lru"}
+"""No pass and no bound depends on it."""
+ANY_BUDGET: dict[str, Value] = {"budget": "50%"}
+"""No pass depends on it. A bound does: without one it is of the budget that a run has without one."""
 
 
 def bounds(*words: str, **keys: Value) -> pd.DataFrame:
@@ -31,7 +33,7 @@ def bounds(*words: str, **keys: Value) -> pd.DataFrame:
     """
     import pandas as pd
 
-    given = _given(words, keys)
+    given = _given(words, keys, ANY_POLICY)
     budgets = given.pop("budget", None)
     several = budgets if isinstance(budgets, Sequence) and not isinstance(budgets, str) else [budgets]
     if not several:
@@ -60,14 +62,14 @@ def passes(*words: str, **keys: Value) -> Iterator[Pass]:
     Of each among others ``prefill`` and ``demand``: by layer the numbers (layer * E + index) of the experts demanded,
     in token order. UserError for a mistake, and where requests arrive, as passes then depend on the policy.
     """
-    cell = _cell(read_config(run_words(words, _given(words, keys))), Inputs())
+    cell = _cell(read_config(run_words(words, _given(words, keys, ANY_POLICY | ANY_BUDGET))), Inputs())
     return passes_of(cell, cell.selection.measured)
 
 
-def _given(words: Sequence[str], keys: Mapping[str, Value]) -> dict[str, Value]:
-    """The keys, and where neither they nor words say it, what does not matter."""
+def _given(words: Sequence[str], keys: Mapping[str, Value], rest: Mapping[str, Value]) -> dict[str, Value]:
+    """The keys, and where neither they nor words say it, what does not matter: the rest."""
     said = {word.partition("=")[0] for word in words}
-    return {**{key: value for key, value in WHATEVER.items() if key not in said}, **keys}
+    return {**{key: value for key, value in rest.items() if key not in said}, **keys}
 
 
 def _generated(trace: Trace, request: int) -> int:

@@ -22,7 +22,7 @@ Plain = str | int | float | bool | None | Path | Fraction | type[Policy]
 Value = Plain | Mapping[str, "Value"] | Sequence["Value"]
 """Of a key: what its word would say; a class of policies; a group of keys as a mapping, in which ``name`` is the
 group's own name (``workload={"name": "online", "rate": 1}``); in a sweep also several of these."""
-ALLOWED = "a text, a number, True or False, None, a path, a class of policies, or a mapping of keys"
+ALLOWED = "a text, a finite number, True or False, None, a path, a class of policies, or a mapping of keys"
 
 
 def run_words(words: Sequence[str], keys: Mapping[str, Value]) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def first(it: Mapping[str, Any]) -> str:
     """The answer in a sentence."""
     best = winner(it)
     if best is None:
-        return f"No rate: nothing that is ranked keeps within {it['slo']}."
+        return f"No rate found: nothing that is ranked keeps within {it['slo']} at 1 request/s, nor at the lowest rate."
     least = "At least " if best["at_least"] else ""
     return f"{least}{best['requests_per_s']:g} requests/s, with {best['policy']} at {best['memory']}."
 

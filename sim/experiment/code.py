@@ -3,13 +3,14 @@
 import ast
 import hashlib
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 
 from policies import registry
-from sim.experiment.written import MAIN, is_written, written
+from sim.experiment.written import MAIN, OURS, is_written, modules_of, written
 
 CODE = ("traces/format", "sim/core", "sim/machine", "sim/prices", "sim/workload", "policies/bounds")
 """Folders of which every file counts for the digest of the code."""
@@ -18,6 +19,9 @@ RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.mac
 ASIDE = ("sim", "sim.experiment.compose", "sim.results.wording")
 """But for what turns words into a configuration, which a result has by value, and what only talks to people."""
 
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders whose modules no user writes."""
+
 
 @cache
 def code_digest(policy: str | None = None) -> str:
@@ -25,7 +29,8 @@ def code_digest(policy: str | None = None) -> str:
 
     A policy's own code is the modules of its class and base classes, and all that they import of ``policies`` and of
     the top-level packages that they are from, be these somebody else's. Of a class of a notebook or a script it is what
-    :mod:`sim.experiment.written` finds.
+    :mod:`sim.experiment.written` finds, and the modules named in that, with all that they import; but none of Python's
+    and of installed packages.
     """
     digest = hashlib.sha256()
     contents = [path.read_bytes() for path in code_of(policy)]
@@ -41,16 +46,31 @@ def code_of(policy: str | None = None) -> set[Path]:
     root = Path(__file__).resolve().parents[2]
     files = {path for folder in CODE for path in (root / folder).rglob("*.py")}
     bounds = [f"policies.bounds.{path.stem}" for path in (root / "policies/bounds").glob("*.py")]
-    files |= _imported([RUN, *bounds], OF_A_RUN)
+    files |= _imported([RUN, *bounds], _in(OF_A_RUN))
     if policy is not None:
         own = {base.__module__ for base in registry.find(policy).__mro__}
         own = {name for name in own if name != MAIN and name.partition(".")[0] not in sys.stdlib_module_names}
-        files |= _imported(own, {"policies", *(name.partition(".")[0] for name in own)})
+        files |= _imported(own, _in({"policies", *(name.partition(".")[0] for name in own)}))
+        if is_written(registry.find(policy)):
+            files |= _imported(filter(_is_the_users, modules_of(registry.find(policy))), _is_the_users)
     return files
 
 
-def _imported(modules: Iterable[str], within: Collection[str]) -> set[Path]:
-    """The files of modules, and of all that they import within some packages, at whatever place in them."""
+def _in(packages: Collection[str]) -> Callable[[str], bool]:
+    return lambda module: any(f"{module}.".startswith(f"{package}.") for package in packages)
+
+
+def _is_the_users(module: str) -> bool:
+    """Whether a module may lie beside a notebook; those of ``policies``, too, as it may name any of them."""
+    top = module.partition(".")[0]
+    if top == "policies":
+        return True
+    file = None if top in sys.stdlib_module_names or top in OURS or top == MAIN else _file(module)
+    return file is not None and not INSTALLED & set(file.parts)
+
+
+def _imported(modules: Iterable[str], within: Callable[[str], bool]) -> set[Path]:
+    """The files of modules, and of all that they import of those that are ``within``, at whatever place in them."""
     found: dict[str, Path] = {}
     new = list(modules)
     while new:
@@ -59,14 +79,16 @@ def _imported(modules: Iterable[str], within: Collection[str]) -> set[Path]:
         if path is None:
             continue
         found[name] = path
-        for other in _imports(name, path):
-            new += [other] if any(f"{other}.".startswith(f"{package}.") for package in within) else []
+        new += filter(within, _imports(name, path, path.stat().st_mtime_ns))
     return set(found.values())
 
 
 @cache
-def _imports(module: str, path: Path) -> frozenset[str]:
-    """What may be modules among the names that a module imports, with the packages around them."""
+def _imports(module: str, path: Path, _changed_ns: int) -> frozenset[str]:
+    """What may be modules among the names that a module imports, with the packages around them.
+
+    ``_changed_ns``: a user's file may change while a notebook runs.
+    """
     if path.suffix != ".py":  # compiled
         return frozenset()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -85,8 +107,12 @@ def _file(module: str) -> Path | None:
     if (known := getattr(sys.modules.get(module), "__file__", None)) is not None:
         return Path(known)
     top, _, rest = module.partition(".")
+    spec = None if top in sys.modules else PathFinder.find_spec(top)
+    if not rest:
+        return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+    folders = getattr(sys.modules.get(top), "__path__", ()) if spec is None else spec.submodule_search_locations or ()
     place = rest.replace(".", "/")
-    for folder in getattr(sys.modules.get(top), "__path__", ()) if rest else ():
+    for folder in folders:
         for path in (Path(folder, f"{place}.py"), Path(folder, place, "__init__.py")):
             if path.is_file():
                 return path

@@ -1,7 +1,8 @@
 """``python -m sim regret``: what the runs of a folder leave to be gained, and by which of their evictions."""
 
+import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from sim.experiment.evictions import Watch
 from sim.experiment.learned import Lessons
 from sim.experiment.provenance import identify
 from sim.experiment.run import bounds_of
-from sim.results.compare.selection import select
+from sim.results.compare.selection import MixedRunsError, check_alike, select
 from sim.results.document import SCHEMA
 from sim.results.finished import Found, finished, runs
 from sim.results.gap import gap_of, gap_of_bounds
@@ -54,10 +55,17 @@ class Options:
 
 def main(options: Options) -> None:
     """Print what there is to be gained."""
-    left_out = list[str]()
-    rows = list(regrets(Path(options.folder), options.selection, left_out))
+    left_out, root = list[str](), Path(options.folder)
+    chosen = select(load(root, left_out), options.selection)
+    rows = list(regrets(root, set(chosen["folder"]), left_out))
     if not rows:
         raise UserError(f"{options.folder}: {left_out[0]}")
+    told = chosen[chosen["folder"].isin({row["folder"] for row in rows})]
+    try:
+        check_alike(told)  # of what has a row alone: a table names neither machine nor requests
+    except MixedRunsError as error:
+        words = ["python", "-m", "sim", "regret", options.folder, *options.selection, *error.words]
+        raise UserError(error.with_choice(shlex.join(words))) from None
     if options.format == "json":
         sys.stdout.write(dump_json({"schema": SCHEMA, "rows": rows, "left_out": left_out}))
     else:
@@ -66,16 +74,15 @@ def main(options: Options) -> None:
         show(rows, left_out, stdout_console())
     if options.picture is not None:
         from sim.experiment.regret_table import draw_file
+        from sim.results.pictures.findings import about
 
-        draw_file(rows, options.picture)
+        draw_file(rows, about(told), options.picture)
         say(f"wrote {options.picture}")
 
 
-def regrets(root: Path, selection: tuple[str, ...], left_out: list[str]) -> Iterator[dict[str, Any]]:
-    """A row per run below a folder; ``left_out`` is given a line for each that has none. UserError."""
-    faults, inputs = list[str](), Inputs(keep=True)
-    chosen = set(select(load(root, faults), selection)["folder"])
-    left_out += faults
+def regrets(root: Path, chosen: Collection[str], left_out: list[str]) -> Iterator[dict[str, Any]]:
+    """A row per chosen run below a folder; ``left_out`` is given a line for each that has none. UserError."""
+    inputs = Inputs(keep=True)
     for run in runs(finished(root, [])):
         if run.folder not in chosen:
             continue

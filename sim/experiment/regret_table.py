@@ -21,7 +21,8 @@ Row = Mapping[str, Any]
 TIME = """\
 gap: time of a generated token beyond the bound; of it, what better victims are worth (the row's time less
 belady_forced's), prefetch of the next layer (less perfect_next_layer's) and of all that is to come (less
-oracle_ahead's), and what passes by; below 0: the row does that better than the next"""
+oracle_ahead's), what passes by, and the rest; below 0: the row does that better than the next; where a policy leaves
+experts to the host, the rest is mostly what that is worth, as none of the other three does"""
 EVICTIONS = """\
 worse: the victim comes back before the one of Belady's rule would; events sooner: by how many layer events, the
 mean of all evictions; worst: the layer, and the age in passes since the victim's last demand, to which most of
@@ -94,8 +95,8 @@ def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
     )
 
 
-def draw_file(rows: Sequence[Row], path: Path) -> None:
-    """Write the picture. UserError where there is no place."""
-    figure_ = gap(frame_of(rows))
+def draw_file(rows: Sequence[Row], said: str, path: Path) -> None:
+    """Write the picture with its subtitle. UserError where there is no place."""
+    figure_ = gap(frame_of(rows), said=said)
     with writable(f"picture={path}"):
         write_whole(path, svg(figure_) if path.suffix == ".svg" else png(figure_))

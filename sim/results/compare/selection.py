@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from traces.kit.errors import UserError, meant, one_of
+from traces.kit.errors import UserError, meant, one_of, shown
 from traces.kit.units import counted, parse_bytes
 
 if TYPE_CHECKING:
@@ -59,10 +59,13 @@ def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
 
 
 def among(runs: pd.DataFrame, folders: Collection[str]) -> pd.DataFrame:
-    """The rows of runs that lie in one of ``folders``, or are there as well."""
+    """The rows of runs that lie in one of ``folders``, or are there as well. UserError where there is none."""
     wanted = set(folders)
     places = [{folder, *json.loads(also)} for folder, also in zip(runs["folder"], runs["also_in"], strict=True)]
-    return runs[[not wanted.isdisjoint(own) for own in places]].reset_index(drop=True)
+    chosen = [not wanted.isdisjoint(own) for own in places]
+    if not any(chosen):
+        raise UserError(f"only={shown(sorted(wanted))}: no run lies there; allowed: names of folders of runs")
+    return runs[chosen].reset_index(drop=True)
 
 
 def check_alike(runs: pd.DataFrame) -> None:

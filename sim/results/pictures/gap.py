@@ -53,7 +53,7 @@ def gap(rows: pd.DataFrame, page: int | None = 1, said: str = "") -> Sheet:
             lines = max(1 + short(name).count("\n") for name in own["name"])
             high = 0.7 + (0.09 + 0.17 * lines) * len(own)
             panels.append(Panel(title, partial(_draw, own=own), 5.8, high, len(own)))
-    return Sheet(panels, f"What better decisions would be worth{of}", said, columns=1, titled=True)
+    return Sheet(panels, f"What better decisions would be worth{of}", said, columns=1)
 
 
 def _said(own: pd.DataFrame) -> str:

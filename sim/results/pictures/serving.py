@@ -26,6 +26,8 @@ FIGURES = {
     "goodput_per_s": ("goodput (requests/s)", "requests/s", max),
 }
 """Columns of ``sim.load``: what stands at the axis, the unit, and which is better."""
+MANY = 16
+"""From so many times the lowest rate or share to the highest on, these are on a logarithmic axis."""
 RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": INK, "linewidths": 1.1, "zorder": 3}
 
 
@@ -130,6 +132,10 @@ def _curve(
                 axes.scatter(rows[column].iloc[at], rows[figure].iloc[at], **RING)
         low, high = float(own[figure].min()), float(own[figure].max())
         axes.set(xlabel=label, ylabel=axis)
+        least, most = float(own[column].min()), float(own[column].max())
+        if 0 < least <= most / MANY:
+            log_scale(axes, "x")
+            axes.set_xlabel(f"{label}, log scale")
         if better is min and 0 < low <= high / WIDE:
             axes.set_ylim(low / 1.15, high * 1.15)
             log_scale(axes)

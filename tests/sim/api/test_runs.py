@@ -100,6 +100,8 @@ def test_a_timeline_is_kept_with_a_run_that_decides_the_same(tiny: Keys, out: Pa
     assert again.frame["decision_digest"].item() == found.frame["decision_digest"].item()
     with pytest.raises(sim.UserError, match="a file is wanted"):
         found.timeline(tmp_path)
+    with pytest.raises(sim.UserError, match=r"only=\['lru'\]: no run lies there"):
+        sim.compare(out, only=["lru"])
 
 
 def test_bounds_are_those_of_the_results(tiny: Keys, out: Path) -> None:
@@ -107,6 +109,9 @@ def test_bounds_are_those_of_the_results(tiny: Keys, out: Path) -> None:
     row = sim.bounds(**{**tiny, "budget": ["25%", "50%"]}).iloc[1]
     words = {key: value for key, value in tiny.items() if key != "budget"}
     assert sim.bounds("budget=50%", **words).iloc[0].equals(row.rename(0))
+    usual = read_config(["policy=lru"]).budget  # that of a run that is told none
+    assert sim.bounds(**words).equals(sim.bounds(**words, budget=usual))
+    assert sim.bounds(**words)["budget_bytes"].item() != row["budget_bytes"]
     assert row["bound_time_ms"] == found["time_lower_bound"]["wall_ms"]
     assert row["bound_ms_per_token"] == found["time_lower_bound"]["ms_per_token"]
     assert row["bound_bytes"] == found["belady_bypass"]["bytes"]

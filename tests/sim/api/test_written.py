@@ -2,6 +2,7 @@
 
 import itertools
 import linecache
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,47 @@ def test_whatever_it_is_made_of_makes_it_another(change: tuple[str, str], make: 
     assert written(make()) == written(make())
     assert written(make(change)) != written(make())
     assert written(make(("unrelated = object()", "unrelated = 1"))) == written(make())  # nothing of it
+
+
+ON_TOP = (("import numpy as np\n", "import numpy as np, beside_a\n"), ("x * FACTOR", "beside_a.first(x, FACTOR)"))
+WITHIN = (("return x * FACTOR", "import beside_a\n    return beside_a.first(x, FACTOR)"),)
+
+
+@pytest.mark.parametrize("changes", [ON_TOP, WITHIN])
+def test_files_beside_a_notebook_count_with_what_they_import(
+    changes: tuple[tuple[str, str], ...], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imported on top, or by a method when it runs; and what a file imports may change while the notebook runs."""
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = {"beside_a": "from beside_b import first\n", "beside_b": "first = min\n", "beside_c": ""}
+
+    def digest(**changed: str) -> str:
+        for name, text in (texts | changed).items():
+            (tmp_path / f"{name}.py").write_text(text)
+        return code_digest(policy_name("policy", mine))
+
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        sys.modules.pop(name, None)
+    mine = make(*changes)
+    plain = digest()
+    more = {"beside_a": "import beside_c\n" + texts["beside_a"]}
+    found = [plain, digest(**more), digest(**more, beside_c="1\n"), digest(beside_b="first = max\n")]
+    assert len(set(found)) == len(found)
+    assert digest(beside_c="1\n") == digest() == plain
+
+
+class Backwards(frozenset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return reversed(list(super().__iter__()))
+
+
+def test_members_of_a_set_are_told_in_no_order(make: Make) -> None:
+    mine, shared, found = make(), (1, 2), []
+    for kind in (frozenset, Backwards):
+        mine.__init__.__globals__["FACTOR"] = kind([("a", shared), ("b", shared)])
+        found.append(written(mine))
+    assert found[0] == found[1]
 
 
 def test_a_class_changed_later_is_not_answered_by_what_it_was(make: Make) -> None:

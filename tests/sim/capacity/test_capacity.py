@@ -109,7 +109,10 @@ def test_objectives_that_nothing_keeps_and_that_everything_keeps(capacity: Any) 
     never = capacity("slo=e2el<=1ms", "format=json")
     (row,) = never["rows"]
     assert (row["requests_per_s"], row["at"], row["run"], len(row["points"])) == (None, None, None, 2)
-    assert first(never) == "No rate: nothing that is ranked keeps within e2el<=1ms."
+    assert (
+        first(never)
+        == "No rate found: nothing that is ranked keeps within e2el<=1ms at 1 request/s, nor at the lowest rate."
+    )
     assert "not even at 0.000976562 requests/s, where hardly two meet: 0.0 % keep within, TTFT p90 " in notes(never)[0]
     always = capacity("slo=e2el<=1000s", "format=json", "seeds=1")
     assert always["rows"][0]["at_least"]

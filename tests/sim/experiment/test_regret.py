@@ -1,6 +1,7 @@
 """Where the time goes beyond the bound: it adds up, and evictions are judged as one does by hand."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,20 @@ def test_the_command_adds_up_and_keeps_what_it_found(folder: Path, capsys: pytes
     assert main(["regret", str(folder), "policy=lfu"]) == 0
     assert "victim ranking" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.glob("regret-*/regret.json")} == kept
+
+
+def test_rows_are_of_one_machine_and_the_picture_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one_layer(tmp_path / "t", [Plan((1,), 4), Plan((1,), 4)], [0, 1, 2, 0, 1] * 2)
+    given = replace(config(tmp_path / "t", 2 * SIZE), bounds=True)
+    for limit in (1, 2):
+        run_config(replace(given, limit=limit), tmp_path / "out")
+    said = refused(["regret", str(tmp_path / "out")], capsys)
+    assert "limit is 1 (1 run), null (1 run)" in said
+    command = shlex.split(said[said.index("python -m sim regret") :])[3:]
+    assert main([*command, f"picture={tmp_path / 'gap.svg'}"]) == 0
+    drawn = (tmp_path / "gap.svg").read_text()
+    assert "simulated on by_hand" in drawn
+    assert "of lru" in drawn  # what it finds, with the budget
 
 
 def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

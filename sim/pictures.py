@@ -9,6 +9,7 @@ from sim.results.pictures import (
     bound,
     fates,
     front,
+    gap,
     hits,
     latency,
     layers,
@@ -17,9 +18,13 @@ from sim.results.pictures import (
     measured,
     png,
     popularity,
+    queue,
+    rates,
     reuse,
+    shares,
     stalls,
     svg,
+    waits,
 )
 from sim.results.pictures.findings import about
 from traces.kit.drawing import GREY, INK, PALE, Picture, dress, finish, log_scale, name_ends
@@ -36,6 +41,7 @@ __all__ = [
     "fates",
     "finish",
     "front",
+    "gap",
     "hits",
     "latency",
     "layers",
@@ -46,7 +52,11 @@ __all__ = [
     "name_ends",
     "png",
     "popularity",
+    "queue",
+    "rates",
     "reuse",
+    "shares",
     "stalls",
     "svg",
+    "waits",
 ]

@@ -41,6 +41,7 @@ def test_every_other_command_works(tmp_path: Path) -> None:
         assert done.stdout or "wrote" in done.stderr, command
 
 
+@pytest.mark.ci
 def test_the_table_shown_is_the_one_printed(tmp_path: Path) -> None:
     printed = shell("python -m sim run policy=fmoe budget=8GB", tmp_path).stdout
     shown = "\n".join(line.rstrip() for line in printed.splitlines())

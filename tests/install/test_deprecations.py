@@ -55,6 +55,7 @@ def test_something_else():
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("asked_for", [False, True])
 def test_they_fail_where_they_are_asked_for(asked_for: bool, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(TESTS)

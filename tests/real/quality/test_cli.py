@@ -58,6 +58,7 @@ def test_the_table(given: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "written to" in err
 
 
+@pytest.mark.ci
 def test_lower_precisions_beside_a_model_that_is_all_in_one(given: Any, tmp_path: Path, capsys: Any) -> None:
     own = ("policy=hobbit", "policy.thresholds=0.3/0.7", "policy.weights=1/0/0/0", "budget=40%")
     words = [*given, *own, "uniform=int8,int4", "max_prompt_tokens=5", "max_new_tokens=7", f"out={tmp_path}"]
@@ -83,6 +84,7 @@ def test_lower_precisions_beside_a_model_that_is_all_in_one(given: Any, tmp_path
         main([*given, *own, "uniform=int3"])
 
 
+@pytest.mark.ci
 def test_the_sample_is_the_default_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["policy=swapmoe_uniform", "budget=25%", "limit=1", "format=json", f"out={tmp_path}"]
     assert main(words) == 0

@@ -36,6 +36,7 @@ def left(out: Path) -> tuple[dict[str, Any], str]:
     return json.loads((folder / "result.json").read_text()), json.loads(line)["text"]
 
 
+@pytest.mark.ci
 def test_ctrl_c_leaves_what_there_is(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     words = [*WORDS, f"prompt={PROMPT}", f"out={tmp_path}", "max_new_tokens=1000"]

@@ -56,6 +56,7 @@ def test_an_error_within_leaves_nothing_behind() -> None:
         logits(whole)
 
 
+@pytest.mark.ci
 def test_peers_has_a_row_for_each_way_and_says_which_is_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_every_caching_policy_on_the_shape_of_gpt_oss(policy: str, gpt_oss: Path
     assert counted(found) == counted(expected)
 
 
+@pytest.mark.ci
 @settings(max_examples=15)
 @given(data=st.data())
 def test_whatever_the_times_are(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

@@ -19,6 +19,7 @@ from traces.kit.errors import UserError
 from traces.kit.units import parse_bytes
 
 
+@pytest.mark.ci
 def test_the_grid_of_an_experiment_is_what_its_sweep_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["-m", "experiment=first_comparison", "limit=1", "bounds=false", "budget=[2GB,4GB]", "policy=glob(l*u)"]
     assert main(["run", *words, f"out={tmp_path}", "format=json"]) == 0

@@ -51,6 +51,7 @@ def test_by_hand(tmp_path: Path) -> None:
     assert (forced["evictions"], forced["regret_events"]) == (2, 0)
 
 
+@pytest.mark.ci
 def test_belady_regrets_nothing_and_kinds_add_up() -> None:
     cell = make_cell(read_config(["policy=lfu", "limit=1", "budget=25%", "warmup=1"]))
     forced = watched(cell, "belady_forced")

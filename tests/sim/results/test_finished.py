@@ -219,6 +219,8 @@ def test_a_key_tells_runs_apart_if_and_only_if_it_can_change_a_figure(trace: Tra
         "measure": "wants a split",
         "placement": "wants several GPUs",
         "kv": "of arrivals",
+        "kv_share": "of arrivals",
+        "scores": "wants a policy that foretells",
     }
     others |= dict.fromkeys(("host_memory", "host_policy", "host_tier"), "want a disk")  # see test_host_memory
     assert {f.name for f in fields(RunConfig)} == {*changes, *GROUPS, *others}

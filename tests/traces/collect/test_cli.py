@@ -231,6 +231,7 @@ def test_progress_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> N
     assert progress.state()[1] == "recorded 10/10 requests, 650 tokens, 12 tokens/s"
 
 
+@pytest.mark.ci
 def test_memory_does_not_grow_with_the_requests(saved: Path, tmp_path: Path) -> None:
     peaks = []
     for count in (50, 250):  # both write more than the block that is hashed at a time

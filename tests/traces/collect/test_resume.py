@@ -150,6 +150,7 @@ def test_a_signal_after_the_end_says_so(
     open_trace(tmp_path / "trace")
 
 
+@pytest.mark.ci
 def test_kill_9_and_again(saved: Path, prompts: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """A real process, in which nothing more runs. At any moment of its writing: tests/traces/writing/test_crash.py."""
     code = """

@@ -249,6 +249,7 @@ def bombs(folder: Path) -> dict[str, tuple[str, Path]]:
     return found
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
 def test_memory_is_bounded(tmp_path: Path) -> None:
     code = """

@@ -89,6 +89,7 @@ def hit_rates(folder: Path) -> dict[tuple[str, str, float], float]:
     return found
 
 
+@pytest.mark.ci
 def test_hit_rates_are_those_of_the_recording(tmp_path: Path) -> None:
     sample = Path(__file__).resolve().parents[3] / "traces" / "sample"
     words = ["model=tiny-moe", f"out={tmp_path / 't'}", "requests=75", "signals=none"]

@@ -174,6 +174,7 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path, call: int
     finish_alike(tmp_path / "trace")
 
 
+@pytest.mark.ci
 def test_memory_does_not_grow_with_the_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 

@@ -136,6 +136,7 @@ def pooled(parts: list[pd.Series]) -> pd.Series:
     return pd.concat(dict(enumerate(parts)), names=["seed", "request"])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("pool", [1, 3])
 def test_a_policy_does_not_differ_from_itself_under_other_seeds(seeds: list[pd.Series], pool: int) -> None:
     """At most at the nominal rate. What one request loses to the order another wins, so that it is some 3 %, not 5."""

@@ -92,6 +92,7 @@ def test_equal_policies_are_all_seen(runs: pd.DataFrame) -> None:
         assert sizes == sorted(set(sizes), reverse=True) or own is not frame, "the last is on top, so the smallest"
 
 
+@pytest.mark.ci
 def test_long_pictures_have_pages(runs: pd.DataFrame, layers: pd.DataFrame) -> None:
     frame = many(runs, 24, 2)
     of_layers = pd.concat([layers.assign(policy_label=f"p{i}") for i in range(20)])
@@ -123,6 +124,7 @@ def test_long_pictures_have_pages(runs: pd.DataFrame, layers: pd.DataFrame) -> N
     assert pages_of("a" * 20 + "b" * 20 + "c" * 5, None) == ([slice(0, 20), slice(20, 45)], "")
 
 
+@pytest.mark.ci
 def test_the_other_pictures_can_be_read(
     runs: pd.DataFrame, layers: pd.DataFrame, compared: Comparison, grid: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_the_other_pictures_can_be_read(
     assert faults(pictures.front(compare_runs(runs, requests).cells)) == []
 
 
+@pytest.mark.ci
 def test_what_is_unreadable_is_found(runs: pd.DataFrame) -> None:
     spoilt: dict[str, Callable[[Figure, Axes], object]] = {
         "without a unit": lambda _, axes: axes.set_ylabel("latency"),

@@ -109,7 +109,7 @@ def test_a_panel_is_an_image_of_its_own(html: str) -> None:
         assert float(root.attrib["width"].removesuffix("pt")) <= 6.5 * 72
         shapes = sum(it.tag.endswith(("}path", "}use", "}image")) for it in root.iter())
         assert shapes > 15, "an empty picture"
-        assert len(image) < 60_000
+        assert len(image) < 150_000  # patterns of bars that are told apart without colour take the most
         assert not any(it.tag.endswith(("}script", "}foreignObject")) for it in root.iter())
     assert len(html) < 1_000_000
 

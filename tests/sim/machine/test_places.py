@@ -199,7 +199,7 @@ class Idle(Restless):
 
 
 # A hook that costs who does not use it, or that decides by being there; another link where a host might compute.
-@settings(EXAMPLES, max_examples=200)
+@settings(EXAMPLES, max_examples=100)
 @given(case=hosted_cases())
 def test_who_places_nothing_decides_and_takes_as_one_without_the_hook(case: Case) -> None:
     def run(kind: type[Restless], setup: Setup) -> tuple[Accounts, Core]:

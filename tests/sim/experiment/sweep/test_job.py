@@ -111,7 +111,7 @@ def test_the_trace_of_a_job_is_opened_and_read_once(monkeypatch: pytest.MonkeyPa
     assert sweep(tmp_path / "a", "policy=lru", "budget=[2GB,4GB,8GB]", "seed=[0,1]", "limit=2") == 0
     assert len(opened) == 1
     assert len(read) == len(set(read)) == 2  # two requests, the same ones under the other seed
-    monkeypatch.setattr(sim.experiment.cell, "KEPT_CHOICES", 0)
+    monkeypatch.setattr(sim.experiment.inputs, "KEPT_CHOICES", 0)
     assert sweep(tmp_path / "b", "policy=lru", "budget=[2GB,4GB,8GB]", "seed=[0,1]", "limit=2") == 0
     assert len(read) > 6, "a large trace is not kept in memory"
     assert content(tmp_path / "a") == content(tmp_path / "b")

@@ -17,6 +17,10 @@ from traces.kit.words import Position
 RUN_AGAIN = "run it with timeline=true"
 
 
+BESIDE = ("bounds.json", "learned.json", "regret.json")
+"""What folders beside those of runs hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Puts the timelines of runs into one, one below the other: each is a process, and
@@ -43,10 +47,10 @@ def main(options: Options) -> None:
         raise UserError(f"out={out}: a file is wanted")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError(f"timeline: the same folder twice among {', '.join(map(str, folders))}")
-    # A run with bounds leaves a folder of them beside its own, which out/* names too.
-    runs = [folder for folder in folders if not (folder / "bounds.json").is_file()] or folders
+    # out/* also names what runs leave beside them: bounds, what was learned, regrets.
+    runs = [folder for folder in folders if not any((folder / name).is_file() for name in BESIDE)] or folders
     for folder in sorted({*folders} - {*runs}, key=folders.index):
-        sys.stderr.write(f"{folder}: holds bounds and no run, left out\n")
+        sys.stderr.write(f"{folder}: holds no run, left out\n")
     together = side_by_side(runs)
     with writable(f"out={out}"):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def test_it_ends_in_one_line(number: int, everybody: bool, status: int, said: st
     assert begun.stdout is not None
     assert begun.stdout.readline() == "begun\n"
     (os.killpg if everybody else os.kill)(begun.pid, number)
-    _, error = begun.communicate(timeout=30)
+    _, error = begun.communicate(timeout=120)
     assert (begun.returncode, error) == (status, said)
     for _ in range(100):  # multiprocessing's own tracker ends last
         if not anybody_of(begun.pid):

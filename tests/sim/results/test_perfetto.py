@@ -55,7 +55,7 @@ def test_a_folder_of_bounds_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main(["timeline", *folders, f"out={out}"]) == 0
     said = capsys.readouterr().err
-    assert f"{folders[0]}: holds bounds and no run, left out" in said
+    assert f"{folders[0]}: holds no run, left out" in said
     assert "slices of 1 run" in said
 
 

@@ -184,7 +184,7 @@ class Policy(Needs, ABC):
         It is made once for all budgets and kept beside the results, by the trace, the train requests, the shapes, the
         signals that the policy declares, ``given`` and the policy's code. ``given``: :meth:`learns_by`.
         """
-        raise NotImplementedError
+        return Learned()
 
     def learns_by(self) -> Mapping[str, Any]:
         """The parameters on which :meth:`learn` depends, by name, plain JSON."""
@@ -192,7 +192,6 @@ class Policy(Needs, ABC):
 
     def recall(self, learned: Learned) -> None:
         """Take up what :meth:`learn` has found, and plan with it. Its arrays belong to others, too."""
-        raise NotImplementedError
 
     def decided(self) -> Mapping[str, Any]:
         """What it has decided before the first fact, for the result: a plan, the size of a store.

@@ -85,8 +85,8 @@ class Predictor:
 
 
 @dataclass(frozen=True, slots=True)
-class PastStep:
-    """One forward pass of a train request, with the signals of all its layers.
+class PastRows:
+    """Rows of a train request, with the signals of all layers.
 
     Each callable reads a copy, [rows, L, ...] (``token_ids`` [rows], ``embedding`` [rows, D]; ``gate_ahead``
     [rows, L, A, K]). Asking for one that was not recorded, or that the policy does not declare, is an error that
@@ -94,7 +94,6 @@ class PastStep:
     """
 
     request: int
-    prefill: bool
     rows: int
     token_ids: Callable[[], NDArray[np.int32]]
     embedding: Callable[[], NDArray[np.float16]]
@@ -106,24 +105,19 @@ class PastStep:
 
 
 @dataclass(frozen=True, slots=True)
-class PastRequest:
-    """A train request as a whole: the signals of all of its rows at once, those of its prompt first.
+class PastStep(PastRows):
+    """One forward pass of a train request."""
 
-    Each callable reads a copy, as of :class:`PastStep`, of all ``rows``, so that a fit needs no loop over passes.
-    """
+    prefill: bool
 
-    request: int
+
+@dataclass(frozen=True, slots=True)
+class PastRequest(PastRows):
+    """A train request as a whole, its prompt first, so that a fit needs no loop over passes."""
+
     prompt_rows: int
-    rows: int
     firsts: NDArray[np.int64]
     """The first row of each of its passes."""
-    token_ids: Callable[[], NDArray[np.int32]]
-    embedding: Callable[[], NDArray[np.float16]]
-    expert_ids: Callable[[], NDArray[np.integer[Any]]]
-    expert_weights: Callable[[], NDArray[np.float16]]
-    router_probs: Callable[[], NDArray[np.float16]]
-    gate_ahead: Callable[[], NDArray[np.integer[Any]]]
-    hidden: Callable[[], NDArray[np.float16]]
 
 
 class History(Protocol):

@@ -4,59 +4,10 @@
 ``looks`` gives a policy its own; ``name_ends`` writes names at the ends of lines; ``about`` says what runs are of.
 """
 
-from sim.results.pictures import (
-    EmptyPictureError,
-    bound,
-    fates,
-    front,
-    gap,
-    hits,
-    latency,
-    layers,
-    link,
-    looks,
-    measured,
-    png,
-    popularity,
-    queue,
-    rates,
-    reuse,
-    shares,
-    stalls,
-    svg,
-    waits,
-)
+from sim.results import pictures as of_runs
+from sim.results.pictures import *  # noqa: F403 - one list of names, theirs
 from sim.results.pictures.findings import about
 from traces.kit.drawing import GREY, INK, PALE, Picture, dress, finish, log_scale, name_ends
 
-__all__ = [
-    "GREY",
-    "INK",
-    "PALE",
-    "EmptyPictureError",
-    "Picture",
-    "about",
-    "bound",
-    "dress",
-    "fates",
-    "finish",
-    "front",
-    "gap",
-    "hits",
-    "latency",
-    "layers",
-    "link",
-    "log_scale",
-    "looks",
-    "measured",
-    "name_ends",
-    "png",
-    "popularity",
-    "queue",
-    "rates",
-    "reuse",
-    "shares",
-    "stalls",
-    "svg",
-    "waits",
-]
+__all__ = ["GREY", "INK", "PALE", "Picture", "about", "dress", "finish", "log_scale", "name_ends"]
+__all__ += of_runs.__all__

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sim.capacity.cells import Figures, Point, at, measure
-from sim.capacity.search import HIGHEST, Knee, knee, rate, together
+from sim.capacity.search import HIGHEST, knee, rate
 from sim.experiment.config import RunConfig
 from sim.plan.cells import Note, Runner
+from sim.plan.search import together
 from traces.kit.errors import UserError
 
 
@@ -63,7 +64,7 @@ def answer(it: Question, out: Path, note: Note | None = None, workers: int = 0) 
     whys = [one.why for one in done.values()]
     if all(whys):
         raise UserError(whys[0])
-    return [_row(key, done[key], found[key], it) for key in it.configs]
+    return [_row(key, done[key], found.get(key), it) for key in it.configs]
 
 
 def _told(one: _Searched, step: int, runs: Sequence[Figures | str], it: Question) -> None:
@@ -74,8 +75,8 @@ def _told(one: _Searched, step: int, runs: Sequence[Figures | str], it: Question
     one.points[step] = Point.of(rate(step, it.per_octave), known, it.rule, it.share)
 
 
-def _row(key: tuple[str, str], one: _Searched, found: Knee, it: Question) -> dict[str, Any]:
-    step, points = found.step, dict(sorted(one.points.items()))
+def _row(key: tuple[str, str], one: _Searched, step: int | None, it: Question) -> dict[str, Any]:
+    points = dict(sorted(one.points.items()))
     at_it = points.get(step) if step is not None else None
     first = next(iter(points.values())).seeds[0] if points else None
     return {

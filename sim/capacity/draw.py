@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from sim.capacity.show import asked, first, memory, ranked, winner
 from sim.results.pictures.budgets import RING
 from sim.results.pictures.colours import Looks, looks
-from traces.kit.drawing import INK, LABEL, dress, log_scale, name_ends, png, svg
+from traces.kit.drawing import INK, LABEL, dress, log_scale, name_ends, write_picture
 from traces.kit.panels import Panel, together
-from traces.kit.whole import writable, write_whole
 
 
 def draw_file(it: Mapping[str, Any], path: Path) -> str:
@@ -22,8 +21,7 @@ def draw_file(it: Mapping[str, Any], path: Path) -> str:
     figure = draw(it)
     if figure is None:
         return f"picture={path}: nothing was run, so there is nothing to draw"
-    with writable(f"picture={path}"):
-        write_whole(path, svg(figure) if path.suffix == ".svg" else png(figure))
+    write_picture(figure, path)
     return f"wrote {path}"
 
 

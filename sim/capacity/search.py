@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from fractions import Fraction
-from typing import NamedTuple, TypeVar
 
-K = TypeVar("K")
 LOWEST, HIGHEST = -10, 12
 """Powers of two, requests per second: between these it is looked for."""
-
-
-class Knee(NamedTuple):
-    """What was found, in steps of the grid. ``step``: the highest that does, and of which the next two do not; None:
-    neither 1/s nor the lowest rate does."""
-
-    step: int | None
 
 
 def parts(within: float) -> int:
@@ -37,8 +28,9 @@ def rate(step: int, per_octave: int) -> int | float:
     return float(f"{2 ** (step / per_octave):.4g}")
 
 
-def knee(per_octave: int) -> Generator[int, bool, Knee]:
-    """Ask for steps, be told whether each does, and return the highest that does.
+def knee(per_octave: int) -> Generator[int, bool, int | None]:
+    """Ask for steps, be told whether each does, and return the highest that does, of which the next two do not; None
+    where neither 1/s nor the lowest rate does.
 
     From 1/s by doubling or halving, then by bisection. What that finds has a next step that does not; the one after
     that is asked for as well, and the one below, in case what does is no single range; from one that does it goes on.
@@ -49,11 +41,11 @@ def knee(per_octave: int) -> Generator[int, bool, Knee]:
         while step <= HIGHEST * per_octave and (yield step):
             low, step = step, step + per_octave
         if low == high:
-            return Knee(low)
+            return low
         high = step
     else:
         if not (yield LOWEST * per_octave):
-            return Knee(None)
+            return None
         low, high = -per_octave, 0
         while not (yield low):
             low, high = low - per_octave, low
@@ -71,25 +63,4 @@ def knee(per_octave: int) -> Generator[int, bool, Knee]:
             low, high = high, high + 1
     if low > LOWEST * per_octave:
         yield low - 1
-    return Knee(low)
-
-
-def together(
-    searches: Mapping[K, Generator[int, bool, Knee]], ask: Callable[[Mapping[K, int]], Mapping[K, bool]]
-) -> dict[K, Knee]:
-    """Run several searches, a question of each at a time, so that all cores have something to do.
-
-    ``ask`` may leave out one that cannot be asked: its search ends with no step.
-    """
-    found: dict[K, Knee] = {}
-    waiting: dict[K, int] = {key: next(search) for key, search in searches.items()}
-    while waiting:
-        answers = ask(waiting)
-        found |= {key: Knee(None) for key in waiting.keys() - answers.keys()}
-        waiting = {}
-        for key, answer in answers.items():
-            try:
-                waiting[key] = searches[key].send(answer)
-            except StopIteration as done:
-                found[key] = done.value
-    return {key: found[key] for key in searches}
+    return low

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import PastRequest, PastStep, Predictor, Setup
+from policies.signals import PastRows
 from sim.workload.passes import Pass
 
 PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
@@ -211,21 +212,22 @@ class Recorded:
         return np.asarray(np.random.default_rng(99).integers(0, 40, n_all))
 
     def steps(self) -> Iterator[PastStep]:
-        request, names = -1, [f.name for f in fields(PastStep)[3:]]
+        request = -1
         for prefill, first, rows in self.routing.steps:
             request += prefill
-            span = slice(first, first + rows)
-            yield PastStep(request, prefill, rows, *(partial(self._copy, name, span) for name in names))
+            yield PastStep(request, rows, **self._signals(slice(first, first + rows)), prefill=prefill)
 
     def requests(self) -> Iterator[PastRequest]:
-        names = [f.name for f in fields(PastRequest)[4:]]
         begins = [i for i, (prefill, *_) in enumerate(self.routing.steps) if prefill]
         for request, (i, after) in enumerate(zip(begins, [*begins[1:], len(self.routing.steps)], strict=True)):
             own = self.routing.steps[i:after]
             firsts = np.array([first for _, first, _ in own])
             span = slice(int(firsts[0]), own[-1][1] + own[-1][2])
-            reads = (partial(self._copy, name, span) for name in names)
-            yield PastRequest(request, own[0][2], span.stop - span.start, firsts - firsts[0], *reads)
+            rows, signals = span.stop - span.start, self._signals(span)
+            yield PastRequest(request, rows, **signals, prompt_rows=own[0][2], firsts=firsts - firsts[0])
+
+    def _signals(self, rows: slice) -> dict[str, Any]:
+        return {field.name: partial(self._copy, field.name, rows) for field in fields(PastRows)[2:]}
 
     def _copy(self, name: str, rows: slice) -> NDArray[Any]:
         return self.routing.signals[name][rows].copy()

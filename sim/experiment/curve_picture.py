@@ -10,11 +10,10 @@ from sim.experiment.curves import PolicyCurve
 from sim.prices import title_of
 from sim.results.pictures.colours import looks
 from sim.results.pictures.lines import Figures
-from traces.kit.drawing import png, svg
+from traces.kit.drawing import write_picture
 from traces.kit.errors import UserError
 from traces.kit.panels import together
 from traces.kit.units import format_bytes
-from traces.kit.whole import writable, write_whole
 
 
 def draw_file(cell: Cell, curves: Sequence[PolicyCurve], path: Path) -> None:
@@ -30,8 +29,7 @@ def draw_file(cell: Cell, curves: Sequence[PolicyCurve], path: Path) -> None:
     routing = title_of("model", cell.trace.manifest.model.name)
     said = "routing of " + routing + (" (modelled)" if "expert_ids" in cell.trace.manifest.modelled else "")
     figure = together([figures.panel(finding(frame))], "", f"{said}, experts of {title_of('model', cell.model.name)}")
-    with writable(f"picture={path}"):
-        write_whole(path, svg(figure) if path.suffix == ".svg" else png(figure))
+    write_picture(figure, path)
 
 
 def finding(frame: pd.DataFrame) -> str:

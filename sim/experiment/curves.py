@@ -1,10 +1,8 @@
 """Hits of caching policies at many budgets: LRU's from stack distances, all others' by one replay for each budget."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import yaml
 
 from policies import registry
 from policies.lru import LRU
@@ -13,14 +11,16 @@ from sim.core.pools import state_of
 from sim.core.whole import PrefetchingError
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy, passes_of
 from sim.experiment.clockless import accounts_of
-from sim.experiment.compose import choices, read_config
+from sim.experiment.compose import read_config
 from sim.experiment.learned import Lessons
 from sim.experiment.served import closed
 from sim.experiment.stack import Curve, curve_of
 from sim.results.label import label
-from traces.kit import conf
-from traces.kit.errors import UserError, one_of
+from traces.kit.errors import UserError
 from traces.kit.units import parse_bytes
+
+CACHING = ("fifo", "lfru", "lfu", "lfu_incache", "lru", "lru_copy_first", "lru_layer", "on_demand", "random", "static")
+"""Presets that prefetch nothing, for who asks for another; of a policy's own parameters it may depend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,36 +143,5 @@ def _stacked(cell: Cell) -> Curve | None:
 
 
 def _prefetches(given: str) -> UserError:
-    return UserError(
-        f"policy={given}: prefetches, and its hits depend on time; allowed, as they do not: {one_of(caching())}"
-    )
-
-
-def caching() -> list[str]:
-    """Presets that prefetch nothing: those whose code never asks for it, or does not unless it is told to."""
-    found, files = [], conf.names("policy")
-    for name in choices("policy"):
-        path = conf.FOLDER / "policy" / f"{name}.yaml"
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) if name in files else {"name": name}
-        try:
-            params = registry.normal(given)
-        except UserError:  # of a package that is not as it should be
-            continue
-        if params.get("preload") is False or not _asks(params):
-            found.append(name)
-    return found
-
-
-def _asks(params: Mapping[str, Any]) -> bool:
-    """Whether a policy's code has a call of ``prefetch`` or ``predict`` in it."""
-    kinds = [kind for kind in registry.find(str(params["name"])).__mro__ if kind.__module__ != "policies.api"]
-    return any({"prefetch", "predict"} & set(names) for kind in kinds for names in _names(kind))
-
-
-def _names(kind: type) -> Iterator[Sequence[str]]:
-    codes = [getattr(member, "__code__", None) for member in vars(kind).values()]
-    todo = list(filter(None, codes))
-    while todo:
-        code = todo.pop()
-        yield code.co_names
-        todo += [part for part in code.co_consts if hasattr(part, "co_names")]
+    allowed = f"what only admits and evicts, as {', '.join(CACHING)}"
+    return UserError(f"policy={given}: prefetches, and its hits depend on time; allowed: {allowed}")

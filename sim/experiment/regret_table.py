@@ -11,9 +11,8 @@ from rich.table import Table
 from sim.results.gap import PARTS
 from sim.results.gap import row as gap_row
 from sim.results.pictures.gap import gap
-from traces.kit.drawing import png, svg
+from traces.kit.drawing import write_picture
 from traces.kit.units import figure, format_bytes
-from traces.kit.whole import writable, write_whole
 
 Row = Mapping[str, Any]
 
@@ -97,6 +96,4 @@ def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
 
 def draw_file(rows: Sequence[Row], said: str, path: Path) -> None:
     """Write the picture with its subtitle. UserError where there is no place."""
-    figure_ = gap(frame_of(rows), said=said)
-    with writable(f"picture={path}"):
-        write_whole(path, svg(figure_) if path.suffix == ".svg" else png(figure_))
+    write_picture(gap(frame_of(rows), said=said), path)

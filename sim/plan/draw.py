@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from sim.plan.sentences import NAMES, basis, first, machine
 from sim.results.pictures.colours import looks
 from sim.results.pictures.lines import target_line
-from traces.kit.drawing import GREY, INK, LABEL, dress, log_scale, name_ends, png, svg
+from traces.kit.drawing import GREY, INK, LABEL, dress, log_scale, name_ends, write_picture
 from traces.kit.panels import Panel, together
 from traces.kit.units import format_bytes
-from traces.kit.whole import writable, write_whole
 
 GB = 1e-9
 
@@ -23,8 +22,7 @@ def draw_file(answers: Sequence[Mapping[str, Any]], path: Path) -> str:
     figure = draw(answers)
     if figure is None:
         return f"picture={path}: nothing runs, so there is nothing to draw"
-    with writable(f"picture={path}"):
-        write_whole(path, svg(figure) if path.suffix == ".svg" else png(figure))
+    write_picture(figure, path)
     return f"wrote {path}"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple, TypeVar
 
 K = TypeVar("K")
+R = TypeVar("R")
 STEPS, COARSE = 128, 8
 """Grid of budgets: so many parts of all experts; and every which one is tried whatever is asked."""
 
@@ -45,10 +46,13 @@ def least(low: int, high: int, last: int) -> Generator[int, bool, Least]:
 
 
 def together(
-    searches: Mapping[K, Generator[int, bool, Least]], ask: Callable[[Mapping[K, int]], Mapping[K, bool]]
-) -> dict[K, Least]:
-    """Run several searches, a question of each at a time, so that all cores have something to do."""
-    found: dict[K, Least] = {}
+    searches: Mapping[K, Generator[int, bool, R]], ask: Callable[[Mapping[K, int]], Mapping[K, bool]]
+) -> dict[K, R]:
+    """Run several searches, a question of each at a time, so that all cores have something to do.
+
+    One whose question ``ask`` leaves out cannot be asked, and has no result.
+    """
+    found: dict[K, R] = {}
     waiting: dict[K, int] = {}
 
     def send(key: K, answer: bool | None) -> None:
@@ -64,4 +68,4 @@ def together(
         waiting = {}
         for key, answer in answers.items():
             send(key, answer)
-    return {key: found[key] for key in searches}
+    return {key: found[key] for key in searches if key in found}

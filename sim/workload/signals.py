@@ -142,7 +142,7 @@ class TrainRequests:
             for step in self._trace.steps[self._trace.steps_of(request)]:
                 first, rows = int(step["first_row"]), int(step["rows"])
                 readers = {name: self._reader(name, first, rows) for name in ("expert_ids", *Signal)}
-                yield PastStep(request, bool(step["phase"] == PREFILL), rows, **readers)
+                yield PastStep(request, rows, prefill=bool(step["phase"] == PREFILL), **readers)
 
     def requests(self) -> Iterator[PastRequest]:
         """The same request by request; their arrays are read when asked for."""
@@ -151,7 +151,8 @@ class TrainRequests:
             first, rows = span.start, span.stop - span.start
             readers = {name: self._reader(name, first, rows) for name in ("expert_ids", *Signal)}
             prompt = int(steps["rows"][steps["phase"] == PREFILL].sum())
-            yield PastRequest(request, prompt, rows, steps["first_row"].astype(np.int64) - first, **readers)
+            firsts = steps["first_row"].astype(np.int64) - first
+            yield PastRequest(request, rows, prompt_rows=prompt, firsts=firsts, **readers)
 
     def _reader(self, name: str, first: int, rows: int) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:

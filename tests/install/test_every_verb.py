@@ -243,7 +243,7 @@ def test_what_two_commands_have_means_the_same() -> None:
         ("sim curve policy.scop=layer", "policy.scop=layer: no such key; allowed: name, scope; did you mean scope?"),
         (
             "sim curve policy=fmoe",
-            "policy=fmoe: prefetches, and its hits depend on time; allowed, as they do not: fifo",
+            "policy=fmoe: prefetches, and its hits depend on time; allowed: what only admits and evicts, as fifo",
         ),
         ("policies fit promo trace=x out=y", "fit promo: no such predictor; allowed: promoe; did you mean promoe?"),
     ],

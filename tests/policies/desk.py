@@ -8,21 +8,25 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 
 from policies.api import Actions, LayerEvent, PastRequest, PastStep, Policy, Step
+from policies.signals import PastRows
 from sim.check.synthetic import FakeSignals
 
+SIGNALS = [field.name for field in fields(PastRows)[2:]]
 AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
 
 
 def past_step(request: int, prefill: bool, **signals: Any) -> PastStep:
     """A train step that has these signals alone."""
-    read = [partial(signals.__getitem__, item.name) for item in fields(PastStep)[3:]]
-    return PastStep(request, prefill, len(signals["expert_ids"]), *read)
+    return PastStep(request, len(signals["expert_ids"]), **_read(signals), prefill=prefill)
 
 
 def past_request(request: int, prompt_rows: int, firsts: Any, **signals: Any) -> PastRequest:
     """A whole train request that has these signals alone."""
-    read = [partial(signals.__getitem__, item.name) for item in fields(PastRequest)[4:]]
-    return PastRequest(request, prompt_rows, len(signals["expert_ids"]), firsts, *read)
+    return PastRequest(request, len(signals["expert_ids"]), **_read(signals), prompt_rows=prompt_rows, firsts=firsts)
+
+
+def _read(signals: dict[str, Any]) -> dict[str, Any]:
+    return {name: partial(signals.__getitem__, name) for name in SIGNALS}
 
 
 class Desk(Generic[AnyPolicy]):

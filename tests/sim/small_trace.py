@@ -95,6 +95,14 @@ def write(
     return open_trace(path)
 
 
+def some_absent(path: Path, plans: Sequence[Plan], n_layers: int, n_experts: int, seed: int) -> Trace:
+    """Two experts per token, the first ones oftener or less often, and in a fifth of the rows one of them absent."""
+    rng, rows = np.random.default_rng(seed), sum(plan.rows for plan in plans)
+    ids = np.argsort(rng.random((rows, n_layers, n_experts)) ** rng.integers(1, 4), axis=-1)[..., :2].astype(np.uint8)
+    ids[rng.random(rows) < 0.2, :, 1] = ABSENT
+    return write(path, plans, ids, n_experts=n_experts)
+
+
 def one_layer(path: Path, plans: Sequence[Plan], experts: Sequence[int], n_experts: int = 4) -> Trace:
     """One layer, and each row chooses one expert."""
     return write(path, plans, np.array(experts)[:, None, None], n_experts=n_experts)

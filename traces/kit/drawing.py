@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -20,6 +21,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from traces.kit.errors import UserError
+from traces.kit.whole import writable, write_whole
 
 INK, GREY, PALE = "#1A1A1A", "#666666", "#D9D9D9"
 """Of text; of context; of areas and grids."""
@@ -199,6 +201,12 @@ class Picture(Figure):
 def png(figure: Figure, dpi: int = 120) -> bytes:
     """The figure as a PNG, the same bytes for the same figure."""
     return _saved(figure, "png", dpi=dpi, metadata={"Software": None})
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Write the figure into the file of ``picture=``, an SVG or PNG by its name. UserError where there is no place."""
+    with writable(f"picture={path}"):
+        write_whole(path, svg(figure) if path.suffix == ".svg" else png(figure))
 
 
 def few_colours(drawn: bytes) -> bytes:

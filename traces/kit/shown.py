@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,12 @@ WIDTH = 120
 PAGE = '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace">{code}</pre>'
 
 
-class Shown:
+class Shown(ABC):
     """``draw`` prints it; the rest follows."""
 
+    @abstractmethod
     def draw(self, console: Console) -> None:
         """Print it."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         file = StringIO()

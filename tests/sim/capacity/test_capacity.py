@@ -13,7 +13,7 @@ import yaml
 from sim.capacity.answer import _row, _Searched
 from sim.capacity.cells import Figures, Point, at
 from sim.capacity.draw import draw
-from sim.capacity.search import Knee, rate
+from sim.capacity.search import rate
 from sim.capacity.show import first, notes
 from sim.capacity.words import Options, ask
 from sim.cli import main
@@ -143,7 +143,7 @@ def test_the_command_of_a_row_is_its_cell_at_the_lowest_rate_too(world: Path, mo
     run = Figures(0, 1, 1, 1, 1, None, None, 36, None, "lossless", False, 0, "")
     step = -10 * it.per_octave
     one = _Searched({step: Point(rate(step, it.per_octave), 1, True, 1, 1, None, None, (run,))})
-    assert read_config(_row(key, one, Knee(step), it)["run"]) == at(it.configs[key], step, it.per_octave, 0)
+    assert read_config(_row(key, one, step, it)["run"]) == at(it.configs[key], step, it.per_octave, 0)
 
 
 def test_parts_of_the_memory_that_are_as_good_are_all_named_and_ringed() -> None:

@@ -15,14 +15,11 @@ from sim.core.whole import PrefetchingError
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy
 from sim.experiment.clockless import accounts_of
 from sim.experiment.compose import read_config
-from sim.experiment.curves import caching, cells_of, curve, document, grid
+from sim.experiment.curves import CACHING, cells_of, curve, document, grid
 from sim.experiment.run import simulate
-from tests.sim.small_trace import ABSENT, SIZE, Plan, config, write
+from tests.sim.small_trace import SIZE, Plan, config, some_absent, write
 
 INPUTS = Inputs(keep=True)
-HOSTED = {"monde", "monde_balanced", "monde_near_data", "static_split"}
-"""Of those: the machine itself runs them."""
-CACHING = sorted(set(caching()) - HOSTED)
 ANY = ("lfu", "lfru", "fifo", "random", "on_demand")
 
 
@@ -35,22 +32,6 @@ def counted(accounts: Accounts) -> tuple[object, ...]:
 
 def both(cell: Cell) -> tuple[Accounts, Accounts]:
     return accounts_of(cell, make_policy(cell)), simulate(cell, make_policy(cell)).accounts
-
-
-def test_all_shipped_ones_that_only_cache_are_tried() -> None:
-    known = {
-        "lru",
-        "lru_layer",
-        "lru_copy_first",
-        "fifo",
-        "lfu",
-        "lfu_incache",
-        "lfru",
-        "random",
-        "static",
-        "on_demand",
-    }
-    assert known == set(CACHING)
 
 
 @pytest.mark.parametrize("policy", CACHING)
@@ -84,14 +65,10 @@ def test_every_caching_policy_on_the_shape_of_gpt_oss(policy: str, gpt_oss: Path
 @given(data=st.data())
 def test_whatever_the_times_are(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Compute that takes longer than copies, or as long: then it counts who has been computed by when."""
-    n_layers, n_experts, k = 2, data.draw(st.integers(2, 6)), 2
+    n_layers, n_experts = 2, data.draw(st.integers(2, 6))
     plans = [Plan((data.draw(st.integers(1, 4)),), data.draw(st.integers(1, 8))) for _ in range(3)]
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    rows = sum(plan.rows for plan in plans)
-    ids = np.argsort(rng.random((rows, n_layers, n_experts)) ** rng.integers(1, 4), axis=-1)[..., :k].astype(np.uint8)
-    ids[rng.random(rows) < 0.2, :, 1] = ABSENT
     path = tmp_path_factory.mktemp("clockless") / "trace"
-    write(path, plans, ids, n_experts=n_experts)
+    some_absent(path, plans, n_layers, n_experts, data.draw(st.integers(0, 2**32)))
     changes = {"batch": data.draw(st.integers(1, 2)), "chunks": data.draw(st.integers(1, 3)), "warmup": 1}
     cell = make_cell(config(path, SIZE * data.draw(st.integers(1, n_layers * n_experts)), **changes))
     machine = cell.config.hardware
@@ -125,7 +102,6 @@ def test_what_prefetches_is_refused_wherever_it_does(monkeypatch: pytest.MonkeyP
     deep = make_cell(read_config(["policy=gate_ahead", "limit=1", "budget=30%", "hardware.link.depth=2"]), INPUTS)
     with pytest.raises(PrefetchingError):
         accounts_of(deep, make_policy(deep))
-    assert "static" in caching()
 
 
 def test_a_curve_is_the_simulators_and_marks_what_streams_through() -> None:

@@ -15,7 +15,7 @@ from sim.experiment.compose import read_config
 from sim.experiment.run import simulate
 from sim.experiment.stack import curve_of
 from tests.sim.saying import refused
-from tests.sim.small_trace import ABSENT, SIZE, Plan, config, one_layer, write
+from tests.sim.small_trace import SIZE, Plan, config, one_layer, some_absent, write
 from traces.kit.errors import UserError
 
 
@@ -31,14 +31,10 @@ def simulated(path: Path, slots: int, **changes: int) -> tuple[int, int]:
 def test_the_curve_is_the_simulators_at_every_budget_that_holds_an_event(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, batch: int, chunks: int, warmup: int
 ) -> None:
-    n_layers, n_experts, k = 2, data.draw(st.integers(2, 6)), 2
+    n_layers, n_experts = 2, data.draw(st.integers(2, 6))
     plans = [Plan((data.draw(st.integers(1, 3)),), data.draw(st.integers(1, 8))) for _ in range(4)]
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    rows = sum(plan.rows for plan in plans)
-    ids = np.argsort(rng.random((rows, n_layers, n_experts)) ** rng.integers(1, 4), axis=-1)[..., :k].astype(np.uint8)
-    ids[rng.random(rows) < 0.2, :, 1] = ABSENT
     path = tmp_path_factory.mktemp("curve") / "trace"
-    write(path, plans, ids, n_experts=n_experts)
+    some_absent(path, plans, n_layers, n_experts, data.draw(st.integers(0, 2**32)))
     curve = curve_of(make_cell(config(path, SIZE, batch=batch, warmup=warmup)))
     for slots in range(curve.least, n_layers * n_experts + 1):
         expected = simulated(path, slots, batch=batch, chunks=chunks, warmup=warmup)

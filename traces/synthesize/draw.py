@@ -75,7 +75,7 @@ class Source:
             whole = np.sqrt(kin) * self._mixed(common_topic, own_topic)
             beside = new_here * self._mixed(common[-1], own[-1]) + self._mixed(drift[0], drift[1 + layer])
             whole = whole + np.sqrt(1 - kin) * beside
-            factors = np.sqrt(parts[-1]) * whole
+            factors = np.repeat(np.sqrt(parts[-1]) * whole, rows, axis=0)
             for variance, one, other in zip(parts, common[1:-1], own[1:-1], strict=False):
                 if variance:
                     factors = factors + np.sqrt(variance) * self._mixed(one, other)

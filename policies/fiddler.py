@@ -33,6 +33,7 @@ class Fiddler(Static):
         self.rule = rule
         self.copy_ns = [alone_ns(setup, layer) + setup.costs.launch_ns for layer in range(setup.n_layers)]
         """To fetch an expert of each layer, and its launch."""
+        self.sooner: list[dict[int, bool]] = [{} for _ in range(setup.n_layers)]  # by tokens
         self.sides = Sides(setup, staging)
         self.hosted: Sequence[int] = ()  # of the event, by ``max``
 
@@ -46,16 +47,21 @@ class Fiddler(Static):
         if self.rule == "max":
             self.hosted = self.sides.best_split(event.layer, lookups(event, self.view))
             return self.hosted
-        costs, host, layer = self.setup.costs, self.setup.host, event.layer
-        assert host is not None  # else it was not built
-        tie = self.rule == "paper"
-        found = []
+        layer, complete, sooner, found = event.layer, self.view.complete, self.sooner[event.layer], []
         for expert, tokens in zip(event.demand, event.tokens, strict=True):
-            if not self.view.complete(expert):
-                on_gpu = self.copy_ns[layer] + costs.expert_ns(layer, tokens)
-                if host.expert_ns(layer, tokens) < on_gpu + tie:
+            if not complete(expert):
+                if tokens not in sooner:
+                    sooner[tokens] = self._sooner(layer, tokens)
+                if sooner[tokens]:
                     found.append(expert)
         return found
+
+    def _sooner(self, layer: int, tokens: int) -> bool:
+        """Whether the host computes an expert that is not on the GPU before that has fetched and computed it."""
+        host = self.setup.host
+        assert host is not None  # else it was not built
+        on_gpu = self.copy_ns[layer] + self.setup.costs.expert_ns(layer, tokens)
+        return host.expert_ns(layer, tokens) < on_gpu + (self.rule == "paper")
 
     def schedule(self, event: LayerEvent) -> Schedule:
         return hottest_first(event, self.hosted, self.view)

@@ -70,6 +70,7 @@ class Split(Layers):
                 raise UserError(f"policy.phi={phi}: allowed: null with policy.backend={backend}, which {why}")
         self.rates, self.prefill, self.mixed = rates, prefill, mixed
         self.phi = [self._share(layer, phi) for layer in range(setup.n_layers)]
+        self.fetched: list[dict[int, int]] = [{} for _ in self.phi]  # of so many misses of a layer, how many
         self.active = [-1] * (setup.n_layers * setup.n_experts)  # the last event that demanded it
         self.events = 0
         self.hosted: frozenset[int] = frozenset()  # of the event under way
@@ -105,7 +106,9 @@ class Split(Layers):
             misses = [x for x in event.demand if not self.view.complete(x)]
             on_their_way = sum(map(resident, misses))
             misses.sort(key=lambda x: (not resident(x), -active[x], x))
-            left = misses[max(on_their_way, fetches(len(misses), self.phi[event.layer])) :]
+            if (fetched := self.fetched[event.layer].get(len(misses))) is None:
+                fetched = self.fetched[event.layer][len(misses)] = fetches(len(misses), self.phi[event.layer])
+            left = misses[max(on_their_way, fetched) :]
         self.hosted = frozenset(left)
         return left
 

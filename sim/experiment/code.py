@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import resolve_name
@@ -93,13 +93,25 @@ def _imports(module: str, path: Path, _changed_ns: int) -> frozenset[str]:
         return frozenset()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = [f"{module}."]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in _statements(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             names += [f"{alias.name}." for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = resolve_name("." * node.level + (node.module or ""), package)
             names += [f"{base}.{alias.name}." for alias in node.names]
     return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement at whatever place: an import is one, and expressions, most of a tree, have none."""
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, None)
+            if isinstance(inner, list):  # of a lambda or a conditional expression it is none
+                nodes += inner
 
 
 def _file(module: str) -> Path | None:

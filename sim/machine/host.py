@@ -21,7 +21,7 @@ from sim.core.loads import NONE
 from sim.core.state import SPECULATIVE, CoreError
 from sim.machine.behind import WithMore
 from sim.machine.link import Link, Source
-from sim.machine.listener import SpanListener
+from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
 
 
@@ -30,21 +30,24 @@ class Memory:
 
     def __init__(self, dram: Fraction | None) -> None:
         self.dram = dram
+        self._most, self._of = (0, 1) if dram is None else dram.as_integer_ratio()
         self._reading: list[tuple[int, int, int, bool]] = []  # (end, bytes, ns alone, whether by the link)
 
     def read(self, nbytes: int, alone_ns: int, now: int, *, by_link: bool) -> int:
         """Begin to read; returns when it ends. What takes no time alone takes none."""
         if self.dram is None or not alone_ns:
             return now + alone_ns
-        self._reading = [entry for entry in self._reading if entry[0] > now]
-        ns, most, of = alone_ns, *self.dram.as_integer_ratio()
         # The sum of the rates alone, as two whole numbers: a Fraction takes many times as long.
-        together, over = nbytes, alone_ns
-        for _, others, others_ns, _ in self._reading:
-            together, over = together * others_ns + others * over, over * others_ns
-        if together * of > most * over and not self._undisturbed(by_link):
-            ns = -(-alone_ns * together * of // (over * most))
-        self._reading.append((now + ns, nbytes, alone_ns, by_link))
+        together, over, reading, ns = nbytes, alone_ns, list[tuple[int, int, int, bool]](), alone_ns
+        for entry in self._reading:
+            if entry[0] > now:
+                _, others, others_ns, _ = entry
+                together, over = together * others_ns + others * over, over * others_ns
+                reading.append(entry)
+        self._reading = reading
+        if together * self._of > self._most * over and not self._undisturbed(by_link):
+            ns = -(-alone_ns * together * self._of // (over * self._most))
+        reading.append((now + ns, nbytes, alone_ns, by_link))
         return now + ns
 
     def _undisturbed(self, by_link: bool) -> bool:
@@ -79,8 +82,10 @@ class SharedLink(Link):
         return len(self.under_way) + len(self.waiting) < self.depth
 
     def hand_over(self, now: int) -> None:
-        self.take()
-        self.begin(now)
+        if self.core.pending:
+            self.take()
+        if self.waiting:
+            self.begin(now)
 
     def take(self) -> None:
         """Take chunks, as long as the core has some and there is a place."""
@@ -114,17 +119,21 @@ class Workers:
 
     def take(self, now: int) -> None:
         """Take experts, as long as the core has some and a worker is free."""
-        core, setup, places = self.core, self.core.setup, self.core.places
+        core, under_way, most = self.core, self.under_way, self.host.workers
+        if not core.hosted or len(under_way) >= most:
+            return
+        setup, places, listener = core.setup, core.places, None if self.listener is NOBODY else self.listener
         assert places is not None
-        while core.hosted and len(self.under_way) < self.host.workers:
+        while core.hosted and len(under_way) < most:
             x = core.next_host()
             layer = setup.layer_of(x)
             alone_ns = self.host.expert_ns(layer, places.tokens[x])
             end = self.memory.read(setup.expert_bytes[layer], alone_ns, now, by_link=False)
             core.accounts.host_ns += end - now
-            self.listener.host(now, end, x)
+            if listener is not None:
+                listener.host(now, end, x)
             self._taken += 1
-            heappush(self.under_way, (end, self._taken, x))
+            heappush(under_way, (end, self._taken, x))
 
 
 class WithHost(WithMore):
@@ -151,21 +160,33 @@ class WithHost(WithMore):
     def take(self, now: int) -> None:
         self.workers.take(now)
 
+    def go_on(self, now: int) -> None:
+        core = self.core
+        if core.pending or core.predictions or self.shared.waiting:
+            super().go_on(now)
+        elif core.hosted:
+            self.workers.take(now)
+
     def _tell(self, now: int) -> bool:
         """Tell the core what ends first, and go on; False if nothing ends up to ``now``.
 
         Of one instant: chunk, prediction, host expert.
         """
         core, copies, predictions, hosts = self.core, self.copies, self.predictions, self.workers.under_way
-        queues: tuple[Sequence[tuple[int, ...]], ...] = (copies, predictions, hosts)
-        ends = [(queue[0][0], i) for i, queue in enumerate(queues) if queue]
-        end, which = min(ends, default=(now + 1, 0))
-        if end > now:
+        end, which = now, -1
+        if hosts and hosts[0][0] <= end:
+            end, which = hosts[0][0], 2
+        if predictions and predictions[0][0] <= end:
+            end, which = predictions[0][0], 1
+        if copies and copies[0][0] <= end:
+            end, which = copies[0][0], 0
+        if which < 0:
             return False
         if which == 0:
             _, chunk = copies.popleft()
             self._chunk_done(chunk, end)
-            self.shared.begin(end)
+            if self.shared.waiting:
+                self.shared.begin(end)
         elif which == 1:
             _, _, tag = heappop(predictions)
             core.prediction(tag, end)
@@ -187,10 +208,10 @@ class WithHost(WithMore):
         while not core.ready:
             if not copies:
                 raise CoreError("deadlock: compute waits and nothing can be copied")
-            cause = min(kind[chunk // chunks] for _, chunk in copies)
+            cause = kind[copies[0][1] // chunks] if len(copies) == 1 else min([kind[c // chunks] for _, c in copies])
             if hosts and cause == SPECULATIVE and self.places.awaited:
                 cause = CPU_EXPERTS
-            now = self._wait(now, min(queue[0][0] for queue in awaited if queue), cause, stalls)
+            now = self._wait(now, min([queue[0][0] for queue in awaited if queue]), cause, stalls)
             if predictions:
                 self.advance(now)
             else:  # one fact, and the next question, as without a host

@@ -17,6 +17,7 @@ from sim.experiment.cell import Inputs
 from sim.experiment.config import RunConfig
 from sim.experiment.run import run_config
 from traces.kit.errors import UserError
+from traces.kit.threads import one_thread_each
 
 WORKERS = 8
 """At most: a plan has not more to do at once."""
@@ -113,7 +114,7 @@ class Runner(AbstractContextManager["Runner"]):
         if self._pool is None:
             # Not forked: a thread of the progress bar may hold a lock just then.
             self._pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
-        with _uninterrupted():  # this begins them
+        with _uninterrupted(), one_thread_each():  # this begins them
             found = self._pool.map(function, *arguments)
         try:
             yield from found

@@ -1,6 +1,7 @@
 """Draw the states of one request's tokens from a law, layer by layer. The same seed draws the same request."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.signal import lfilter
@@ -12,11 +13,23 @@ _PLACES, _TOPIC, _REQUEST, _BESIDE, _DRIFT, _ALONE = range(6)
 """What a stream of random numbers is for."""
 
 
-class Source:
-    """Requests of one model: which expert is which, and what the factors and topics do to it, are drawn once."""
+class Drawn(NamedTuple):
+    """The random numbers of one layer of a request, whatever the law."""
 
-    def __init__(self, law: Law, seed: int) -> None:
-        self.law, self._seed = law, seed
+    own: list[Array]
+    topic: Array
+    noise: Array
+
+
+class Source:
+    """Requests of one model: which expert is which, and what the factors and topics do to it, are drawn once.
+
+    ``memory``: keeps the random numbers of requests, for other laws that are tried with the same seed on the same rows
+    and layers: 2 kB for each row and layer of 128 experts.
+    """
+
+    def __init__(self, law: Law, seed: int, memory: dict[Any, Any] | None = None) -> None:
+        self.law, self._seed, self._memory = law, seed, memory
         layers, experts = law.means.shape
         random = self._random(_PLACES)
         self._means = np.stack([row[random.permutation(experts)] for row in law.means])
@@ -51,33 +64,56 @@ class Source:
 
     def states(self, request: int, rows: int, topic: int, layers: Iterable[int] | None = None) -> Iterator[Array]:
         """Yield the state of each layer [rows, E] of a request that is about ``topic``; or of some ``layers``."""
-        shared, of_topic = self._random(_REQUEST, request), self._random(_TOPIC, topic)
-        common, common_topic = _parts(shared, rows), of_topic.standard_normal(FACTORS)
+        chosen = [*(range(len(self._means)) if layers is None else layers)]
+        drawn = self._drawn(request, rows, topic, len(chosen))
+        common, common_topic, _ = next(drawn)
         drift, new_here = self._drift(request), np.sqrt(1 - self.law.drift.sum())
-        for layer in range(len(self._means)) if layers is None else layers:
+        for layer, (own, own_topic, alone) in zip(chosen, drawn, strict=True):
             means = self._means[layer]
             parts, kin = self.law.parts[layer], self.law.topic[layer]
             new = max(0.0, 1 - parts.sum())
-            own = _parts(shared, rows)
-            mixed = [self._mixed(one, other) for one, other in zip(common, own, strict=True)]
-            whole = np.sqrt(kin) * self._mixed(common_topic, of_topic.standard_normal(FACTORS))
-            beside = new_here * mixed[-1] + self._mixed(drift[0], drift[1 + layer])
+            whole = np.sqrt(kin) * self._mixed(common_topic, own_topic)
+            beside = new_here * self._mixed(common[-1], own[-1]) + self._mixed(drift[0], drift[1 + layer])
             whole = whole + np.sqrt(1 - kin) * beside
-            factors = np.sqrt(parts[-1]) * whole
-            for variance, part in zip(parts, mixed[1:-1], strict=False):
-                factors = factors + np.sqrt(variance) * part
-            lasting = factors @ self._loads[layer].T
-            sudden = np.sqrt(self.law.shared) * (common[0] @ self._loads[layer].T)
-            noise = np.sqrt(1 - self.law.shared) * shared.standard_normal((rows, means.size))
-            yield means + lasting + np.sqrt(new) * (sudden + noise)
+            factors = np.repeat(np.sqrt(parts[-1]) * whole, rows, axis=0)
+            for variance, one, other in zip(parts, common[1:-1], own[1:-1], strict=False):
+                if variance:
+                    factors = factors + np.sqrt(variance) * self._mixed(one, other)
+            # In place: means + lasting + sqrt(new) (sqrt(shared) sudden + sqrt(1 - shared) noise).
+            state, sudden = factors @ self._loads[layer].T, common[0] @ self._loads[layer].T
+            sudden *= np.sqrt(self.law.shared)
+            sudden += np.sqrt(1 - self.law.shared) * alone
+            sudden *= np.sqrt(new)
+            state += means
+            state += sudden
+            yield state
+
+    def _drawn(self, request: int, rows: int, topic: int, layers: int) -> Iterator[Drawn]:
+        """What all layers of a request have in common, then what each of so many has alone."""
+        if self._memory is None:
+            return self._draw(request, rows, topic, layers)
+        key = request, rows, topic, layers
+        if key not in self._memory:
+            self._memory[key] = [*self._draw(request, rows, topic, layers)]
+        return iter(self._memory[key])
+
+    def _draw(self, request: int, rows: int, topic: int, layers: int) -> Iterator[Drawn]:
+        shared, of_topic = self._random(_REQUEST, request), self._random(_TOPIC, topic)
+        yield Drawn(_parts(shared, rows), of_topic.standard_normal(FACTORS), np.zeros(0))
+        for _ in range(layers):
+            own, own_topic = _parts(shared, rows), of_topic.standard_normal(FACTORS)
+            yield Drawn(own, own_topic, shared.standard_normal((rows, self._means.shape[1])))
 
     def alone(self, layer: int, count: int) -> Array:
         """States of a layer [count, E]: a token each of so many requests that have nothing to do with one another."""
         random, parts = self._random(_ALONE, layer), self.law.parts[layer]
         new = max(0.0, 1 - parts.sum())
         factors = np.sqrt(parts.sum() + new * self.law.shared) * random.standard_normal((count, FACTORS))
-        noise = np.sqrt(new * (1 - self.law.shared)) * random.standard_normal((count, self._means.shape[1]))
-        states: Array = self._means[layer] + factors @ self._loads[layer].T + noise
+        noise = random.standard_normal((count, self._means.shape[1]))
+        noise *= np.sqrt(new * (1 - self.law.shared))
+        states: Array = factors @ self._loads[layer].T
+        states += self._means[layer]
+        states += noise
         return states
 
     def _mixed(self, common: Array, own: Array) -> Array:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -36,14 +37,14 @@ def law_of(figures: Figures, seed: int) -> Law:
     aimed = popular
     wanted, kin = shares_of(figures.overlap), shares_of([figures.kinship])[0]
     aim, shared, some = wanted, SHARED, _some_layers(figures.layers)
-    law = _law(figures, means, aim, kin, shared)
+    law, memory = _law(figures, means, aim, kin, shared), dict[Any, Any]()
     drift = drift_of(means, law.parts[:, -1] * (1 - law.topic), between_in(figures), K)
     for _ in range(ROUNDS):
         aimed = aimed + np.interp(np.arange(figures.layers), some, popular[some] - _alone(law, some, K, seed))
         means = as_uneven(evenly, aimed, K)
         # What factors add to the overlap of strangers, they add to that of requests of one source.
         kindred = np.clip(kin + aimed - popular, 0, 1)
-        found = _tried(_law(figures, means, aim, kindred, shared), figures, seed)
+        found = _tried(_law(figures, means, aim, kindred, shared), figures, seed, memory)
         aim = np.clip(aim + _also_farther(_mean(wanted[some]) - _mean(found.overlap)), 0, 1)
         if figures.together is not None and found.together > 0:
             shared *= float(np.sqrt(max(figures.together, 0) / found.together))
@@ -72,10 +73,11 @@ def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) 
     return Law(means, np.stack(parts), topic, shared)
 
 
-def _tried(law: Law, figures: Figures, seed: int) -> Sums:
-    """What requests drawn from the law are like."""
+def _tried(law: Law, figures: Figures, seed: int, memory: dict[Any, Any] | None = None) -> Sums:
+    """What requests drawn from the law are like; ``memory``: of the source."""
     some, experts = _some_layers(figures.layers), figures.experts
-    sums, source, rows, request = Sums(len(some), experts, lags=figures.lags), Source(law, seed), 0, 0
+    sums, source = Sums(len(some), experts, lags=figures.lags), Source(law, seed, memory)
+    rows = request = 0
     lengths = lengths_of(figures, 1 + 2 * len(figures.prompt_tokens))
     while rows < TRIED_TOKENS:
         length = min(PIECE, max(2, lengths[request % len(lengths)]))

@@ -13,6 +13,7 @@ exact K differs by is mended in traces.synthesize.fit.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import brentq, nnls
@@ -65,8 +66,14 @@ def overlaps_of(means: Array, correlations: Array, top_k: int) -> Array:
 
 def correlations_of(means: Array, overlaps: Array, top_k: int) -> Array:
     """The correlations at which two tokens share so much; 0 where popularity alone makes more."""
-    found: Array = np.interp(overlaps, overlaps_of(means, _CORRELATIONS, top_k), _CORRELATIONS)
+    found: Array = np.interp(overlaps, _overlaps(np.asarray(means, float).tobytes(), top_k), _CORRELATIONS)
     return found
+
+
+@lru_cache(maxsize=1024)
+def _overlaps(means: bytes, top_k: int) -> Array:
+    """Those of all _CORRELATIONS: a layer is asked several times before its means change."""
+    return overlaps_of(np.frombuffer(means), _CORRELATIONS, top_k)
 
 
 def parts_of(lags: Array, correlations: Array, most: float = 1.0) -> Array:

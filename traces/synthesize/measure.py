@@ -41,14 +41,13 @@ class Sums:
 
     def add_piece(self, held: Array) -> None:
         """Count ``held`` [rows, L, E], 1 where a token has chosen an expert: rows that follow one another."""
+        chosen = held.sum(axis=2, dtype=np.int64)
         for place, lag in enumerate(self.lags):
             if lag >= len(held):
                 break
-            former, later = held[:-lag], held[lag:]
-            real = former.any(axis=2)
-            common = (former & later).sum(axis=2, dtype=np.int64)
+            common = (held[:-lag] & held[lag:]).sum(axis=2, dtype=np.int64)
             self.shared[:, place] += common.sum(axis=0)
-            self.possible[:, place] += (later.sum(axis=2, dtype=np.int64) * real).sum(axis=0)
+            self.possible[:, place] += (chosen[lag:] * (chosen[:-lag] > 0)).sum(axis=0)
             if lag == 1:
                 self.pairs += len(common)
                 self.each += common.sum(axis=0)

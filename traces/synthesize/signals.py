@@ -7,6 +7,7 @@ from scipy.optimize import brentq
 
 from traces.format.layout import Array
 from traces.kit.errors import UserError, one_of
+from traces.synthesize.draw import largest
 
 WIDTH = 64
 """Of an embedding."""
@@ -23,20 +24,27 @@ def foreseen(ids: Array, recall: float, draws: Array, keys: Array) -> Array:
     the next of the others by ``keys`` [rows, E]. Absent ids, E and above, stay absent. Where fewer than K experts are
     left to be wrong with (2 K > E), the number of wrong ones in a row is recall's, rounded by the last of the draws.
     """
+    return _named(ids, recall, draws, _others(ids, keys), keys.shape[1])
+
+
+def _others(ids: Array, keys: Array) -> Array:
+    """The first by ``keys`` that are not among ``ids``: as many as may stand in the place of wrong ones."""
     (rows, top_k), experts = ids.shape, keys.shape[1]
+    held = np.zeros((rows, experts + 1), bool)
+    np.put_along_axis(held, np.minimum(ids, experts).astype(np.intp), values=True, axis=1)
+    return largest(np.where(held[:, :experts], -np.inf, keys), max(1, min(top_k, experts - top_k)))
+
+
+def _named(ids: Array, recall: float, draws: Array, others: Array, experts: int) -> Array:
+    top_k = ids.shape[1]
     real, (rounding, draws) = ids < experts, (draws[:, -1], draws[:, :-1])
     if 2 * top_k > experts:
         wrong = np.floor((1 - recall) * real.sum(axis=1) + rounding).clip(max=experts - top_k)
         right = np.argsort(np.argsort(np.where(real, draws, 2), axis=1), axis=1) >= wrong[:, None]
     else:
         right = draws < recall
-    keys = keys.copy()
-    held = np.zeros((rows, experts + 1), bool)
-    np.put_along_axis(held, np.minimum(ids, experts).astype(np.intp), values=True, axis=1)
-    keys[held[:, :experts]] = -np.inf
-    order = np.argsort(-keys, axis=1)
     turn = np.maximum(np.cumsum(~right & real, axis=1) - 1, 0)
-    return np.where(right | ~real, ids, np.take_along_axis(order, turn, axis=1).astype(ids.dtype))
+    return np.where(right | ~real, ids, np.take_along_axis(others, turn, axis=1).astype(ids.dtype))
 
 
 def least_recall(experts: int, top_k: int) -> float:
@@ -68,8 +76,10 @@ def gate_ahead(ids: Array, recall: Sequence[float], chances: Array, absent: int,
     for later in range(1, layers):
         draws = random.random((rows, top_k + 1))
         keys = np.log(np.maximum(chances[later], 1e-9)) + random.gumbel(size=(rows, chances.shape[1]))
+        own = ids[:, later]
+        others = _others(own, keys)
         for distance, share in enumerate(recall[:later], 1):
-            out[:, later - distance, distance - 1] = foreseen(ids[:, later], share, draws, keys)
+            out[:, later - distance, distance - 1] = _named(own, share, draws, others, keys.shape[1])
     return out
 
 

@@ -71,7 +71,8 @@ def synthesize(plan: Plan, target: Path) -> Path:
     signals = {name: shapes[name] for name in plan.signals}
     with TraceWriter(target, n_layers=L, n_experts=E, top_k=K, signals=signals) as out:
         source = Source(law_of(figures, plan.seed), plan.seed)
-        factor = _steepness(source, figures, K)
+        scored = {"expert_weights", "router_probs"} & {*plan.signals}
+        factor = _steepness(source, figures, K) if scored else 1.0
         for number, drawn in enumerate(plan.requests):
             prefill = [(PREFILL, drawn.prompt, 0)] if figures.prompt_rows else []
             steps = prefill + [(DECODE, 1, drawn.prompt + index) for index in range(drawn.output - 1)]

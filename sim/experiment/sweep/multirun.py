@@ -34,11 +34,10 @@ from sim.results.titles import rests_on, titles, with_changes
 from traces.kit import conf
 from traces.kit.errors import UserError, one_line
 from traces.kit.telling import left, showing, stdout_console
+from traces.kit.threads import THREADS
 from traces.kit.units import counted, format_bytes
 from traces.kit.whole import scratch, writable
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""Linear algebra is on one thread, here (if numpy is not yet loaded) and in the processes that begin from here."""
 LINE_S = 10.0
 """How often progress is written where nobody looks at a terminal."""
 TUNED = "optimization_results.yaml"
@@ -96,6 +95,7 @@ def multirun(words: Sequence[str], out: Path, form: str) -> int:
 
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     """Let Hydra run the jobs. Returns what broke, if something other than a cell did."""
+    # Here, too, if numpy is not yet loaded, and in all processes that begin from here.
     os.environ |= dict.fromkeys(THREADS, "1")
     saved_argv, saved_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["sim", "--multirun", *plan.words, value_word("hydra.sweep.dir", str(root / ".multirun"))]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the document that ``format=json`` prints."""
-OWN = {"rate": "what is looked for", "count": "count=", "slo": "slo="}
-"""Keys of workload=online that the command has itself, or is about."""
+OWN = ("rate", "count", "slo")
+"""Keys of workload=online that the command is about, or has itself."""
 REST = (
     *("trace", "model", "hardware", "host", "chunks", "workload", "kv", "warmup", "limit", "placement"),
     *("host_memory", "host_policy", "host_tier", "measure", "bounds"),
@@ -203,8 +203,9 @@ def ask(options: Options) -> Question:
         if key == "workload" and value != "online":
             raise UserError(f"{word}: requests arrive here; allowed: online")
         if (name := key.removeprefix("workload.")) != key and name in OWN:
-            way = OWN[name] if name == "rate" else f"told by {OWN[name]}"
-            raise UserError(f"{word}: is {way}; allowed: without it")
+            if name == "rate":
+                raise UserError(f"{word}: is what is looked for; allowed: without it")
+            raise UserError(f"{word}: is a key of this command; allowed: {name}={value}")
     online = [f"workload.{key}={value}" for key, value in (("rate", 1), ("count", options.count), ("slo", options.slo))]
     shared = [word for word in options.rest if word != "workload=online"]
     if not any(word.startswith("bounds=") for word in shared):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -105,6 +105,12 @@ def _whole(trace: Trace, requests: Sequence[int], chunk: int | None) -> bool:
     return True
 
 
+def _by_layer(workload: Mapping[str, Any]) -> bool:
+    """Whether prompts are taken whole that would be cut else."""
+    chunked = workload["enable_chunked_prefill"] or workload["long_prefill_token_threshold"]
+    return bool(chunked) and workload.get("prefill_order") == "layer_major"
+
+
 def resolved(config: RunConfig, arrives: Traffic | None, trace: Trace, requests: Sequence[int]) -> dict[str, Any]:
     """What a result has of its workload, by value: of a log what arrives, and not where it lies; of prompts that are
     one pass each no order of passes. ``requests``: all that are served."""
@@ -114,4 +120,6 @@ def resolved(config: RunConfig, arrives: Traffic | None, trace: Trace, requests:
             workload["prefill_order"] = "chunk_major"
         return {"workload": workload}
     workload |= {"path": None, "arrivals_sha256": arrives.sha256}
+    if not _by_layer(workload):
+        workload.pop("prefill_order", None)
     return {"workload": workload, "kv_bytes": None if config.kv is None else parse_bytes(config.kv, "kv")}

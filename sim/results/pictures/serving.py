@@ -47,8 +47,8 @@ def rates(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
 
 @Picture
 def shares(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
-    """From ``sim.load``: the same against the share of the KV cache of one room, whose rest is for experts. A ring
-    marks the best of each policy. EmptyPictureError where fewer than two shares were run."""
+    """From ``sim.load``: the same against the share of the KV cache of one room, whose rest is for experts. Rings
+    mark the best of each policy, all that are equal. EmptyPictureError where fewer than two shares were run."""
     frame = _means(runs.assign(kv_percent=100 * runs["kv_share"].astype("float64")), "kv_percent", [])
     if frame["kv_percent"].nunique() < 2:
         raise EmptyPictureError("one share: this picture is of several (budget=auto kv_share=10%,20%,40%)")
@@ -106,16 +106,23 @@ def _means(runs: pd.DataFrame, column: str, more: list[str]) -> pd.DataFrame:
 
 def _panels(own: pd.DataFrame, column: str, label: str, look: Looks, place: str, *, ring: bool = False) -> list[Panel]:
     found = []
-    for figure, (axis, unit, better) in FIGURES.items():
+    for figure, (axis, unit, _) in FIGURES.items():
         known = own.dropna(subset=[figure])
         if len(known):
             low, high = number(known[figure].min()), number(known[figure].max())
             title = f"{axis.partition(' (')[0]}{place}: {low if low == high else f'{low} to {high}'} {unit}"
             if ring and low != high:
-                best = known.sort_values(figure, ascending=better is min, kind="stable").iloc[0]
-                title += f", best at {number(best[column])} % ({short(best['name'])})"
+                title += f", best at {_best(known, figure, column)}"
             found.append(Panel(title, _curve(known, column, figure, label, look, ring=ring), wide=4.6))
     return found
+
+
+def _best(known: pd.DataFrame, figure: str, column: str) -> str:
+    """Which shares are as good as any, and with which policy; three of them."""
+    better = FIGURES[figure][2]
+    at = known[known[figure] == better(known[figure])]
+    some = [f"{number(share)} % ({short(name)})" for share, name in zip(at[column], at["name"], strict=True)]
+    return ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
 
 
 def _curve(
@@ -128,8 +135,8 @@ def _curve(
         for (policy, name), rows in own.groupby(["policy_label", "name"], sort=True):
             lines += axes.plot(rows[column], rows[figure], label=short(name), **look[str(policy)].line)
             if ring and alike(rows[figure]) is None:
-                at = rows[figure].to_numpy().argmin() if better is min else rows[figure].to_numpy().argmax()
-                axes.scatter(rows[column].iloc[at], rows[figure].iloc[at], **RING)
+                best = rows[rows[figure] == better(rows[figure])]
+                axes.scatter(best[column], best[figure], **RING)
         low, high = float(own[figure].min()), float(own[figure].max())
         axes.set(xlabel=label, ylabel=axis)
         least, most = float(own[column].min()), float(own[column].max())

@@ -174,7 +174,7 @@ def test_parts_of_the_memory_that_are_as_good_are_all_named_and_ringed() -> None
         ("share=90", "share=90: allowed: a share, 1% to 100%"),
         ("within=0%", "within=0%: allowed: a share, 0.1% to 100%"),
         ("workload.rate=2", "workload.rate=2: is what is looked for; allowed: without it"),
-        ("workload.slo=ttft<=1s", "workload.slo=ttft<=1s: is told by slo="),
+        ("workload.slo=ttft<=1s", "workload.slo=ttft<=1s: is a key of this command; allowed: slo=ttft<=1s"),
         ("workload=closed_loop", "workload=closed_loop: requests arrive here; allowed: online"),
         ("workload.discipline=fifo", "workload.discipline"),
         ("seed=2147483647", "seed=2147483647: is the first of seeds=2; allowed: none above 2147483647"),

@@ -28,7 +28,7 @@ def not_by_layer(name: str) -> str:
     if not (why := kinds[name].chunks_only):
         return ""
     able = [other for other in sorted(kinds) if not kinds[other].chunks_only]
-    return f"chunk_major, as of discipline={name} {why}; or discipline={', '.join(able)}"
+    return f"chunk_major, as discipline={name} {why}; or discipline={', '.join(able)}"
 
 
 @cache

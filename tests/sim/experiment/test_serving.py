@@ -219,7 +219,7 @@ def test_who_remembers_requests_is_not_ranked_where_one_arrived_again(trace: Tra
         ({"prefill_order": "by_layer"}, ["workload.prefill_order", "by_layer", "layer_major"]),
         (
             {"prefill_order": "layer_major", "discipline": "decode_first_round_robin"},
-            ["workload.prefill_order=layer_major: allowed: chunk_major, as of discipline=", "discipline=fcfs,"],
+            ["workload.prefill_order=layer_major: allowed: chunk_major, as discipline=", "discipline=fcfs,"],
         ),
         ({"rate": None}, ["workload.rate", "null", "requests per second"]),
         ({"rate": 0}, ["workload.rate", "0"]),
@@ -237,7 +237,12 @@ def test_a_mistake_is_one_line(trace: Trace, workload: dict[str, Any], said: lis
 
 @pytest.mark.parametrize(
     ("kv", "said"),
-    [("1MB", "block"), ("3MB", "blocks"), ("23GB", "budget=4GB"), ("60GB", "kv=60GB: 23.* GB are there")],
+    [
+        ("1MB", "block"),
+        ("3MB", "^kv=3MB: has 1 block of .* allowed: at least [0-9]+ bytes"),
+        ("23GB", "budget=4GB"),
+        ("60GB", "kv=60GB: 23.* GB are there"),
+    ],
 )
 def test_a_kv_cache_that_cannot_be_is_one_line(kv: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:

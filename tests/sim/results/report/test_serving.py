@@ -105,6 +105,11 @@ def test_the_best_part_has_a_ring(grid: Path) -> None:
     assert "best at 20.0 % (lru)" in figure.axes[2].get_title(loc="left").replace("\n", " ").replace(
         "\N{NO-BREAK SPACE}", " "
     )
+    tied = pictures.shares(runs.assign(goodput_per_s=[3.0, 1.0, 3.0]))
+    (ring,) = tied.axes[2].collections
+    assert np.asarray(ring.get_offsets()).tolist() == [[10.0, 3.0], [40.0, 3.0]]
+    title = " ".join(tied.axes[2].get_title(loc="left").replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "best at 10.0 % (lru), 40.0 % (lru)" in title
     with pytest.raises(pictures.EmptyPictureError, match="one share"):
         pictures.shares(runs[:1])
 

@@ -101,7 +101,7 @@ def test_blocks_are_for_the_whole_prompt_at_once() -> None:
 
 
 def test_a_discipline_of_chunks_says_that_it_is_one() -> None:
-    said = "workload.prefill_order=layer_major: allowed: chunk_major, as of discipline=decode_first_round_robin its"
+    said = "workload.prefill_order=layer_major: allowed: chunk_major, as discipline=decode_first_round_robin serves"
     with pytest.raises(UserError) as caught:
         registry.build("decode_first_round_robin", Limits(layer_major=True))
     assert str(caught.value).startswith(said)

@@ -70,7 +70,7 @@ def queue(served: pd.DataFrame, look: Looks | None = None, about: str = "") -> S
     wait = _over_time(served, "admitted_ns", "first_pass_ns")
     run = _over_time(served, "first_pass_ns", "end_ns")
     panels = [
-        Panel(f"{what}: {_most(found)}", _steps(found, label, style))
+        Panel(f"{what}: {_most(found)}", _steps(found, label, style, float(served["end_ns"].max()) / 1e9))
         for what, label, found in (
             ("Waiting for a first pass", "waiting (requests)", wait),
             ("Between first pass and last token", "running (requests)", run),
@@ -172,7 +172,7 @@ def _most(found: dict[str, tuple[Any, Any]]) -> str:
     return f"at most {low if low == high else f'{low} to {high}'} at a time"
 
 
-def _steps(found: dict[str, tuple[Any, Any]], label: str, look: Looks) -> Callable[[Axes], Sequence[Any]]:
+def _steps(found: dict[str, tuple[Any, Any]], label: str, look: Looks, until: float) -> Callable[[Axes], Sequence[Any]]:
     def draw(axes: Axes) -> Sequence[Any]:
         lines: list[Any] = []
         for policy, (times, count) in found.items():
@@ -188,7 +188,7 @@ def _steps(found: dict[str, tuple[Any, Any]], label: str, look: Looks) -> Callab
             )
         axes.set(xlabel="time since the first moment (s)", ylabel=label)
         axes.set_ylim(0, 1.06 * max(1.0, *(float(count.max()) for _, count in found.values())))
-        axes.set_xlim(0, None)
+        axes.set_xlim(0, 1.02 * until or 1)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         dress(axes)
         return lines
@@ -201,9 +201,9 @@ def _distribution(own: pd.DataFrame, look: Looks, what: str) -> Callable[[Axes],
         lines: list[Any] = []
         for policy, rows in own.groupby("policy_label", sort=True):
             style, x = look[str(policy)], np.sort(rows["s"].to_numpy())
-            y = 100 * np.arange(1, len(x) + 1) / len(x)
+            y = 100 * np.arange(len(x) + 1) / len(x)
             lines += axes.plot(
-                x,
+                np.concatenate([x[:1], x]),
                 y,
                 drawstyle="steps-post",
                 color=style.colour,

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor, log2
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from sim.capacity.show import asked, first, memory, ranked, winner
 from sim.results.pictures.budgets import RING
 from sim.results.pictures.colours import Looks, looks
 from traces.kit.drawing import INK, LABEL, dress, log_scale, name_ends, write_picture
 from traces.kit.panels import Panel, together
+
+WIDE = 4
+"""From so many times the lowest rate to the highest on, doublings are drawn as equal steps."""
+MARKS = 8
+"""Of these steps at most so many."""
 
 
 def draw_file(it: Mapping[str, Any], path: Path) -> str:
@@ -52,21 +59,37 @@ def _best_share(it: Mapping[str, Any]) -> str:
 
 
 def _shares(axes: Axes, rows: Sequence[Mapping[str, Any]], look: Looks) -> Sequence[Any]:
-    """The highest rate against the KV cache's share; where there is none, 0. The best of each policy have a ring."""
-    lines = list[Any]()
+    """The highest rate against the KV cache's share; where there is none, at the bottom. The best of each policy have a
+    ring. Rates that are apart by doublings, as they were tried, are drawn so."""
+    found = [float(row["requests_per_s"]) for row in rows if row["requests_per_s"]]
+    wide = bool(found) and max(found) >= WIDE * min(found)
+    none, lines = 2.0 ** (floor(log2(min(found))) - 1) if wide else 0.0, list[Any]()
     for policy in sorted({str(row["policy"]) for row in rows}):
         own = [row for row in rows if row["policy"] == policy]
         own.sort(key=lambda row: float(row["memory"][3:-1]))
-        x, y = [float(row["memory"][3:-1]) for row in own], [float(row["requests_per_s"] or 0) for row in own]
+        x, y = [float(row["memory"][3:-1]) for row in own], [float(row["requests_per_s"] or none) for row in own]
         lines += axes.plot(x, y, label=policy if ranked(own[0]) else f"{policy}, not ranked", **look[policy].line)
-        if high := max(y):
+        if (high := max(y)) > none:
             at = [share for share, found in zip(x, y, strict=True) if found == high]
             axes.scatter(at, [high] * len(at), **{**RING, "label": "_best", "clip_on": False})
-    axes.set(
-        xlabel="share of the KV cache (%); the rest is for experts", ylabel="requests/s, highest rate", ylim=(0, None)
-    )
+    axes.set(xlabel="share of the KV cache (%); the rest is for experts", ylabel="requests/s, highest rate")
+    if wide:
+        _doublings(axes, none if len(found) < len(rows) else 0.0, found)
+    else:
+        axes.set_ylim(0, None)
     dress(axes)
     return [] if name_ends(axes, lines) else lines
+
+
+def _doublings(axes: Axes, none: float, found: Sequence[float]) -> None:
+    """Make the axis of rates one of powers of two; ``none``: where those are that have no rate; 0: all have one."""
+    low, high = floor(log2(none or min(found))), ceil(log2(max(found)))
+    marks = [2.0**power for power in range(low, high + 1, -(-(high - low) // MARKS))]
+    axes.set_yscale("log", base=2)
+    axes.set_ylim(marks[0] / 1.3, max(found) * 1.3)
+    axes.set_yticks(marks, ["none" if mark == none else f"{mark:,.3g}" for mark in marks])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("requests/s, highest rate, log scale")
 
 
 def _panel(rows: Sequence[Mapping[str, Any]], it: Mapping[str, Any], look: Looks) -> Panel:

@@ -70,9 +70,10 @@ def asked(it: Mapping[str, Any]) -> str:
     n, workload = len(it["seeds"]), it["workload"]
     which = "" if n == 1 else " in each of" if it["rule"] == "all" else " in the median of"
     seeds = f", seed {it['seeds'][0]}" if n == 1 else f"{which} {n} seeds"
+    given = f" With {' '.join(it['given'])}." if it.get("given") else ""
     return (
         f"The highest rate at which {100 * it['share']:g} % of {it['count']} {workload['arrivals']} arrivals keep"
-        f" within {it['slo']}{seeds}; rates in steps of {figure(100 * it['within'])} %."
+        f" within {it['slo']}{seeds}; rates in steps of {figure(100 * it['within'])} %.{given}"
     )
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the document that ``format=json`` prints."""
-OWN = {"rate": "what is looked for", "count": "count=", "slo": "slo="}
-"""Keys of workload=online that the command has itself, or is about."""
+OWN = ("rate", "count", "slo")
+"""Keys of workload=online that the command is about, or has itself."""
 REST = (
     *("trace", "model", "hardware", "host", "chunks", "workload", "kv", "warmup", "limit", "placement"),
     *("host_memory", "host_policy", "host_tier", "measure", "bounds"),
@@ -65,7 +65,7 @@ def sizes(value: str) -> tuple[str, ...]:
     from sim.experiment.budget import AUTO, sized
     from traces.kit.fields import MAX_INT
 
-    found = several(value)
+    found = _listed(value, "sizes, comma-separated, such as 25%,8GB")
     for size in found:
         if size != AUTO:
             try:
@@ -75,11 +75,18 @@ def sizes(value: str) -> tuple[str, ...]:
     return found
 
 
+def _listed(value: str, allowed: str) -> tuple[str, ...]:
+    try:
+        return several(value)
+    except ValueError:
+        raise ValueError(allowed) from None
+
+
 def shares(value: str) -> tuple[str, ...]:
     """A mark: parts of the room for the KV cache, comma-separated."""
     from sim.experiment.online import share_of
 
-    found = several(value)
+    found = _listed(value, "shares, comma-separated, such as 10%,20%")
     for one in found:
         try:
             share_of(one)
@@ -171,9 +178,15 @@ def capacity(options: Options, workers: int = 0) -> dict[str, Any]:
         "within": 2 ** (1 / it.per_octave) - 1,
         "of": of,
         "modelled": modelled,
+        "given": [word for word in options.rest if word.startswith(("policy.", "workload.")) and not _said(word)],
         "workload": {key: value for key, value in first.workload.items() if key not in OWN},
         "rows": rows,
     }
+
+
+def _said(word: str) -> bool:
+    """Whether the answer has a word of its own for it."""
+    return word.startswith("workload.arrivals=")
 
 
 def _rests_on(rows: list[dict[str, Any]], out: Path) -> tuple[list[str], str]:
@@ -203,8 +216,9 @@ def ask(options: Options) -> Question:
         if key == "workload" and value != "online":
             raise UserError(f"{word}: requests arrive here; allowed: online")
         if (name := key.removeprefix("workload.")) != key and name in OWN:
-            way = OWN[name] if name == "rate" else f"told by {OWN[name]}"
-            raise UserError(f"{word}: is {way}; allowed: without it")
+            if name == "rate":
+                raise UserError(f"{word}: is what is looked for; allowed: without it")
+            raise UserError(f"{word}: is a key of this command; allowed: {name}={value}")
     online = [f"workload.{key}={value}" for key, value in (("rate", 1), ("count", options.count), ("slo", options.slo))]
     shared = [word for word in options.rest if word != "workload=online"]
     if not any(word.startswith("bounds=") for word in shared):
@@ -215,11 +229,24 @@ def ask(options: Options) -> Question:
     for policy in options.policy:
         for name, memory in _splits(options).items():
             own = (f"policy={policy}", *memory, "workload=online", *online[1:], *shared)
-            configs[policy, name] = read_config([*own, online[0]])
+            with _blamed(policy if len(options.policy) > 1 else None):
+                configs[policy, name] = read_config([*own, online[0]])
             words[policy, name] = own
     seeds = tuple(range(options.seed, options.seed + options.seeds))
     share, within = (float(Fraction(text.rstrip("%")) / 100) for text in (options.share, options.within))
     return Question(share, options.rule, seeds, parts(within), configs, words)
+
+
+@contextmanager
+def _blamed(policy: str | None) -> Iterator[None]:
+    """Say whose key a key of a policy is not, where there are ``policy`` and others; and that no word is a grid."""
+    try:
+        yield
+    except UserError as error:
+        key, colon, said = str(error).partition(": ")
+        own = f"policy={policy}: " if policy is not None and key.startswith("policy.") else ""
+        said = said.replace("several values; add -m to run each", "several values; allowed here: one")
+        raise UserError(f"{key}{colon}{own}{said}") from None
 
 
 def _splits(options: Options) -> dict[str, tuple[str, ...]]:

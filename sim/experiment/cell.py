@@ -92,7 +92,7 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
                 " a trace is priced only as a model of its own routing shape"
             )
     hardware = used(HardwareProfile.from_dict(config.hardware), config)
-    config = split(config, model, hardware)
+    kv_share, config = config.kv_share, split(config, model, hardware)
     spread = spread_of(config.placement, hardware, model)
     costs = Costs(model, hardware, dtype, spread)
     # A predictor was fitted on the train requests, those for validation among them.
@@ -103,7 +103,7 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     if (arrives := arriving(config, trace, chosen)) is None:
         room = Room.of(model, hardware, tokens, config.workload["batch"])
     else:
-        room = room_of(config, model, hardware, arrives)
+        room = room_of(config, model, hardware, arrives, kv_share)
     predictors = {name: _predictor(found.about) for name, found in predicted.items()}
     setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predictors)
     tier = tier_of(config, hardware, setup)

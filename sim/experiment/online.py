@@ -56,6 +56,7 @@ class Online:
     long_prefill_token_threshold: Annotated[int, whole(0, 2**30)]
     block_size: Annotated[int, whole(1, 2**20)]
     slo: Annotated[Mapping[str, int] | None, nullable(parse_slo)]
+    prefill_order: Annotated[str, text("chunk_major", "layer_major")] = "chunk_major"
 
     def plan(self, seed: int) -> Plan:
         """How its arrivals are made."""
@@ -95,6 +96,7 @@ class Online:
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             block_size=self.block_size,
             kv_blocks=blocks,
+            layer_major=self.prefill_order == "layer_major",
         )
 
 
@@ -164,6 +166,8 @@ def _clashes(it: Online) -> Iterator[tuple[str, str]]:
         yield "lengths", f"as_recorded, as only {one_of(LOGS)} have lengths"
     if it.priority_classes > 1 and it.discipline != "priority":
         yield "priority_classes", "1, or discipline=priority"
+    if it.prefill_order == "layer_major" and (other := registry.not_by_layer(it.discipline)):
+        yield "prefill_order", other
     if it.max_num_batched_tokens < it.max_num_seqs:
         yield "max_num_batched_tokens", f"at least max_num_seqs={it.max_num_seqs}, a token for each that runs"
 

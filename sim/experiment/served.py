@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from sim.workload.online.schedule import Limits
 from sim.workload.passes import Selection
 from traces import PREFILL, Trace
 from traces.kit.errors import UserError
-from traces.kit.units import format_bytes, parse_bytes
+from traces.kit.units import counted, format_bytes, parse_bytes
 
 
 def arriving(config: RunConfig, trace: Trace, chosen: Selection) -> Traffic | None:
@@ -60,7 +60,7 @@ def split(config: RunConfig, model: ModelProfile, hardware: HardwareProfile) -> 
     try:
         limits_of(found, model)
     except UserError as error:
-        raise UserError(f"kv_share={config.kv_share}: {error}") from None
+        raise UserError(f"kv_share={config.kv_share}: {str(error).partition(': ')[2]}") from None
     return found
 
 
@@ -69,10 +69,21 @@ def limits_of(config: RunConfig, model: ModelProfile) -> Limits:
     return read_online(config.workload).limits(config.kv, token_bytes(model))
 
 
-def room_of(config: RunConfig, model: ModelProfile, hardware: HardwareProfile, arrives: Traffic) -> Room:
+def room_of(
+    config: RunConfig, model: ModelProfile, hardware: HardwareProfile, arrives: Traffic, kv_share: str | None = None
+) -> Room:
     """What is left for experts beside the KV cache of ``kv=``, or of the longest requests that can meet. UserError
-    for a request that does not fit."""
+    for a request that does not fit. ``kv_share``: what said how large that is, if something did."""
     limits = limits_of(config, model)
+    longest = max(arrives.arrivals, key=lambda arrival: arrival.tokens)
+    if limits.kv_blocks is not None and (needs := limits.blocks(longest.tokens)) > limits.kv_blocks:
+        said, nbytes = f"kv={config.kv}" if kv_share is None else f"kv_share={kv_share}", needs * limits.block_size
+        nbytes *= token_bytes(model)
+        raise UserError(
+            f"{said}: has {counted(limits.kv_blocks, 'block')} of {limits.block_size} tokens, and the longest request"
+            f" ({longest.prompt_tokens} prompt and {longest.output_tokens} output tokens) needs {needs}; allowed: at"
+            f" least {nbytes} bytes ({format_bytes(nbytes)})"
+        )
     arrives.check(limits)
     tokens = (arrival.prompt_tokens + arrival.output_tokens for arrival in arrives.arrivals)
     room = Room.of(model, hardware, tokens, limits.max_num_seqs)
@@ -105,6 +116,12 @@ def _whole(trace: Trace, requests: Sequence[int], chunk: int | None) -> bool:
     return True
 
 
+def _by_layer(workload: Mapping[str, Any]) -> bool:
+    """Whether prompts are taken whole that would be cut else."""
+    chunked = workload["enable_chunked_prefill"] or workload["long_prefill_token_threshold"]
+    return bool(chunked) and workload.get("prefill_order") == "layer_major"
+
+
 def resolved(config: RunConfig, arrives: Traffic | None, trace: Trace, requests: Sequence[int]) -> dict[str, Any]:
     """What a result has of its workload, by value: of a log what arrives, and not where it lies; of prompts that are
     one pass each no order of passes. ``requests``: all that are served."""
@@ -114,4 +131,6 @@ def resolved(config: RunConfig, arrives: Traffic | None, trace: Trace, requests:
             workload["prefill_order"] = "chunk_major"
         return {"workload": workload}
     workload |= {"path": None, "arrivals_sha256": arrives.sha256}
+    if not _by_layer(workload):
+        workload.pop("prefill_order", None)
     return {"workload": workload, "kv_bytes": None if config.kv is None else parse_bytes(config.kv, "kv")}

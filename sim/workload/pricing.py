@@ -18,12 +18,12 @@ class Dense(NamedTuple):
 
 def dense_of(step: Pass, costs: Costs) -> Dense:
     """Of a pass, whatever it computes at a time."""
-    pieces = step.pieces or ((step.rows, step.kv_tokens, step.pairs),)
+    pieces = step.pieces or ((step.rows, step.kv_tokens, step.pairs, len(step.requests)),)
     return Dense(
-        sum([costs.lead_ns(*piece) for piece in pieces]),
-        sum([costs.dense_ns(*piece) for piece in pieces]),
+        sum([costs.lead_ns(rows, kv_tokens, pairs) for rows, kv_tokens, pairs, _ in pieces]),
+        sum([costs.dense_ns(rows, kv_tokens, pairs) for rows, kv_tokens, pairs, _ in pieces]),
         costs.layer_overhead_ns * len(pieces),
-        costs.head_ns(len(step.requests)) * len(pieces),
+        sum([costs.head_ns(requests) for *_, requests in pieces]),
     )
 
 

@@ -14,6 +14,8 @@ class Piece(NamedTuple):
     rows: int
     kv_tokens: int
     pairs: int
+    requests: int = 1
+    """Whose rows these are: of as many are logits wanted."""
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from traces.kit.errors import UserError, meant, one_of, shown
@@ -122,7 +123,12 @@ def _matches(runs: pd.DataFrame, key: str, value: str) -> pd.Series[bool]:
         return texts.map(lambda text: not (own := _shas(text)) or any(sha.startswith(beginnings) for sha in own))
     if key in HASHES:
         return texts.str.startswith(beginnings)
-    return texts.isin([value, *value.split(",")])
+    found = texts.isin([value, *value.split(",")])
+    if runs[key].dtype.kind == "f":  # a rate of 1 is the 1.0 of the table
+        for part in value.split(","):
+            with suppress(ValueError):
+                found |= (runs[key] == float(part)).fillna(value=False).astype(bool)
+    return found
 
 
 def _several(values: pd.Series[Any]) -> bool:

@@ -47,8 +47,8 @@ def rates(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
 
 @Picture
 def shares(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
-    """From ``sim.load``: the same against the share of the KV cache of one room, whose rest is for experts. A ring
-    marks the best of each policy. EmptyPictureError where fewer than two shares were run."""
+    """From ``sim.load``: the same against the share of the KV cache of one room, whose rest is for experts. Rings
+    mark the best of each policy, all that are equal. EmptyPictureError where fewer than two shares were run."""
     frame = _means(runs.assign(kv_percent=100 * runs["kv_share"].astype("float64")), "kv_percent", [])
     if frame["kv_percent"].nunique() < 2:
         raise EmptyPictureError("one share: this picture is of several (budget=auto kv_share=10%,20%,40%)")
@@ -70,7 +70,7 @@ def queue(served: pd.DataFrame, look: Looks | None = None, about: str = "") -> S
     wait = _over_time(served, "admitted_ns", "first_pass_ns")
     run = _over_time(served, "first_pass_ns", "end_ns")
     panels = [
-        Panel(f"{what}: {_most(found)}", _steps(found, label, style))
+        Panel(f"{what}: {_most(found)}", _steps(found, label, style, float(served["end_ns"].max()) / 1e9))
         for what, label, found in (
             ("Waiting for a first pass", "waiting (requests)", wait),
             ("Between first pass and last token", "running (requests)", run),
@@ -106,16 +106,23 @@ def _means(runs: pd.DataFrame, column: str, more: list[str]) -> pd.DataFrame:
 
 def _panels(own: pd.DataFrame, column: str, label: str, look: Looks, place: str, *, ring: bool = False) -> list[Panel]:
     found = []
-    for figure, (axis, unit, better) in FIGURES.items():
+    for figure, (axis, unit, _) in FIGURES.items():
         known = own.dropna(subset=[figure])
         if len(known):
             low, high = number(known[figure].min()), number(known[figure].max())
             title = f"{axis.partition(' (')[0]}{place}: {low if low == high else f'{low} to {high}'} {unit}"
             if ring and low != high:
-                best = known.sort_values(figure, ascending=better is min, kind="stable").iloc[0]
-                title += f", best at {number(best[column])} % ({short(best['name'])})"
+                title += f", best at {_best(known, figure, column)}"
             found.append(Panel(title, _curve(known, column, figure, label, look, ring=ring), wide=4.6))
     return found
+
+
+def _best(known: pd.DataFrame, figure: str, column: str) -> str:
+    """Which shares are as good as any, and with which policy; three of them."""
+    better = FIGURES[figure][2]
+    at = known[known[figure] == better(known[figure])]
+    some = [f"{number(share)} % ({short(name)})" for share, name in zip(at[column], at["name"], strict=True)]
+    return ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
 
 
 def _curve(
@@ -128,8 +135,8 @@ def _curve(
         for (policy, name), rows in own.groupby(["policy_label", "name"], sort=True):
             lines += axes.plot(rows[column], rows[figure], label=short(name), **look[str(policy)].line)
             if ring and alike(rows[figure]) is None:
-                at = rows[figure].to_numpy().argmin() if better is min else rows[figure].to_numpy().argmax()
-                axes.scatter(rows[column].iloc[at], rows[figure].iloc[at], **RING)
+                best = rows[rows[figure] == better(rows[figure])]
+                axes.scatter(best[column], best[figure], **RING)
         low, high = float(own[figure].min()), float(own[figure].max())
         axes.set(xlabel=label, ylabel=axis)
         least, most = float(own[column].min()), float(own[column].max())
@@ -165,7 +172,7 @@ def _most(found: dict[str, tuple[Any, Any]]) -> str:
     return f"at most {low if low == high else f'{low} to {high}'} at a time"
 
 
-def _steps(found: dict[str, tuple[Any, Any]], label: str, look: Looks) -> Callable[[Axes], Sequence[Any]]:
+def _steps(found: dict[str, tuple[Any, Any]], label: str, look: Looks, until: float) -> Callable[[Axes], Sequence[Any]]:
     def draw(axes: Axes) -> Sequence[Any]:
         lines: list[Any] = []
         for policy, (times, count) in found.items():
@@ -181,7 +188,7 @@ def _steps(found: dict[str, tuple[Any, Any]], label: str, look: Looks) -> Callab
             )
         axes.set(xlabel="time since the first moment (s)", ylabel=label)
         axes.set_ylim(0, 1.06 * max(1.0, *(float(count.max()) for _, count in found.values())))
-        axes.set_xlim(0, None)
+        axes.set_xlim(0, 1.02 * until or 1)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         dress(axes)
         return lines
@@ -194,9 +201,9 @@ def _distribution(own: pd.DataFrame, look: Looks, what: str) -> Callable[[Axes],
         lines: list[Any] = []
         for policy, rows in own.groupby("policy_label", sort=True):
             style, x = look[str(policy)], np.sort(rows["s"].to_numpy())
-            y = 100 * np.arange(1, len(x) + 1) / len(x)
+            y = 100 * np.arange(len(x) + 1) / len(x)
             lines += axes.plot(
-                x,
+                np.concatenate([x[:1], x]),
                 y,
                 drawstyle="steps-post",
                 color=style.colour,

@@ -28,7 +28,8 @@ def served(workload: Mapping[str, Any]) -> str:
         words += ["prompts layer by layer"] if order == "layer_major" else []
         return ", ".join(words)
     rate = "" if workload["rate"] is None else f", {float(workload['rate']):g}/s"
-    return f"{workload['arrivals']} arrivals{rate}, {workload['discipline']}"
+    order = ", prompts layer by layer" if workload.get("prefill_order") == "layer_major" else ""
+    return f"{workload['arrivals']} arrivals{rate}, {workload['discipline']}{order}"
 
 
 def setting_of(row: Mapping[str, Any] | pd.Series[Any]) -> str:

@@ -85,6 +85,8 @@ class Serving:
         self._answers.append(len(batch.shares))
         for share in batch.shares:
             self._answers.extend(map(int, share))
+        for piece in batch.pieces:
+            self._answers.extend((len(piece), *(share.tokens for share in piece)))
         for ids in (batch.admitted, batch.preempted):
             self._answers.extend((len(ids), *ids))
         self._answers.flush()

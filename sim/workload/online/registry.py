@@ -6,7 +6,7 @@ from importlib import import_module
 
 from sim.workload.online import disciplines
 from sim.workload.online.schedule import Limits, Scheduler
-from traces.kit.errors import check_choice
+from traces.kit.errors import UserError, check_choice
 
 
 def names() -> list[str]:
@@ -15,9 +15,20 @@ def names() -> list[str]:
 
 
 def build(name: str, limits: Limits) -> Scheduler:
-    """A scheduler that has seen nobody yet. UserError for a discipline that does not exist."""
+    """A scheduler that has seen nobody yet. UserError for a discipline that does not exist, or not by these limits."""
     check_choice("workload.discipline", name, names())
+    if limits.layer_major and (other := not_by_layer(name)):
+        raise UserError(f"workload.prefill_order=layer_major: allowed: {other}")
     return _catalogue()[name](limits)
+
+
+def not_by_layer(name: str) -> str:
+    """What is allowed instead of ``layer_major`` where the discipline has no meaning for it; "" where it has one."""
+    kinds = _catalogue()
+    if not (why := kinds[name].chunks_only):
+        return ""
+    able = [other for other in sorted(kinds) if not kinds[other].chunks_only]
+    return f"chunk_major, as discipline={name} {why}; or discipline={', '.join(able)}"
 
 
 @cache

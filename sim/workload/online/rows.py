@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.prices.costs import attended_pairs
+from sim.workload.online.by_layer import places, tokens_by_piece
 from sim.workload.online.schedule import Arrival, Batch, Share
-from sim.workload.step import Demand, Pass
+from sim.workload.step import Demand, Pass, Piece
 from traces import PREFILL, Trace
 
 Numbers = NDArray[np.int32]
@@ -51,7 +52,19 @@ class Rows:
             counts = np.bincount(numbers[theirs].ravel(), minlength=self.trace.L * self.trace.E + 1)
             step.prompt_rows = tuple(prompts)
             step.prompt_tokens = [counts[experts].tolist() for experts in demand]
+        if batch.pieces:
+            step.pieces = tuple(self._piece(piece, arrivals) for piece in batch.pieces)
+            at = places(batch.shares, batch.pieces)
+            step.piece_tokens = tokens_by_piece(numbers, at, demand, self.trace.L * self.trace.E)
         return step
+
+    def _piece(self, piece: Sequence[Share], arrivals: Mapping[int, Arrival] | Sequence[Arrival]) -> Piece:
+        return Piece(
+            sum([share.tokens for share in piece]),
+            sum([share.start + share.tokens for share in piece]),
+            sum([attended_pairs(share.tokens, share.start) for share in piece]),
+            sum([len(self._parts(arrivals[share.id], share)) for share in piece]),
+        )
 
     def numbers(self, parts: Sequence[tuple[int, int]]) -> Numbers:
         """What the rows of ``parts`` [(first row, rows)] chose."""

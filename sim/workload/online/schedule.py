@@ -10,86 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
+from sim.workload.online.batch import Arrival as Arrival
+from sim.workload.online.batch import Batch as Batch
+from sim.workload.online.batch import Limits as Limits
+from sim.workload.online.batch import Share as Share
+from sim.workload.online.by_layer import pieces_of
 from traces.kit.errors import UserError
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An instance: one arrival, with an id of its own, that replays a recorded request.
-
-    Its sequence is its prompt and then its output tokens, numbered from 0. Of these ``prompt_tokens + output_tokens
-    - 1`` are computed, each in the row that was recorded for it: the last output token is never an input.
-    """
-
-    id: int
-    time_ns: int
-    request: int
-    """Of the trace."""
-    prompt_tokens: int
-    """At least 1, and at most as many as were recorded: cut at the end where fewer."""
-    output_tokens: int
-    """At least 1, and at most as many as were recorded."""
-    priority: int = 0
-    """The smaller, the sooner, as in vLLM."""
-
-    @property
-    def tokens(self) -> int:
-        """How many are computed in all, each at least once: what the KV cache holds at the end."""
-        return self.prompt_tokens + self.output_tokens - 1
-
-
-class Share(NamedTuple):
-    """What one instance computes in a pass: the tokens ``start .. start + tokens`` of its sequence.
-
-    The first ``prompt_tokens`` of these are rows of its prompt, or rows that it had computed before it was preempted
-    and computes again; the rest, none or one, is a decode row: an output token that is an input for the first time.
-    """
-
-    id: int
-    start: int
-    tokens: int
-    prompt_tokens: int
-    yields: bool
-    """Whether the pass gives it an output token: the last token of the share is the last that it has so far."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one pass computes, in the order in which tokens were handed out: at least one share, one per instance."""
-
-    shares: tuple[Share, ...]
-    admitted: tuple[int, ...] = ()
-    """Instances that left the queue for this pass, for the first time or again after a preemption."""
-    preempted: tuple[int, ...] = ()
-    """Instances that lost their KV blocks when this pass was planned, in this order. One may be admitted again in the
-    same pass: it was preempted before."""
-
-    @property
-    def tokens(self) -> int:
-        return sum(share.tokens for share in self.shares)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """vLLM's names; ``kv_blocks``: of ``block_size`` tokens each, None: as many as are asked for."""
-
-    max_num_seqs: int = 128
-    max_num_batched_tokens: int = 2048
-    enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: int = 0
-    """The most tokens of one request in a pass; 0: no limit of its own."""
-    block_size: int = 16
-    kv_blocks: int | None = None
-
-    def blocks(self, tokens: int) -> int:
-        """KV blocks of so many tokens."""
-        return -(-tokens // self.block_size)
-
-    def chunk(self, tokens: int) -> int:
-        """The most of so many tokens that one request may have in a pass, whatever the budget."""
-        return min(tokens, self.long_prefill_token_threshold or tokens)
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +49,7 @@ class Draft:
     """A batch that is being planned."""
 
     budget: int
-    """Tokens that may still be handed out."""
+    """Tokens that may still be handed out; below 0 where a prompt that is taken whole was longer than what was left."""
     tokens: dict[Job, int] = field(default_factory=dict)
     """Those that were handed out, in this order."""
     admitted: list[Job] = field(default_factory=list)
@@ -139,6 +67,8 @@ class Scheduler(ABC):
     """
 
     name: ClassVar[str]
+    chunks_only: ClassVar[str] = ""
+    """Why it has no meaning for prompts that go through layers whole; "": it has one."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -189,7 +119,8 @@ class Scheduler(ABC):
         if not draft.tokens:
             return None
         shares = tuple(self._share(job, tokens) for job, tokens in draft.tokens.items())
-        self._batch = Batch(shares, _ids(draft.admitted), _ids(draft.preempted))
+        pieces = pieces_of(shares, self.limits) if self.limits.layer_major else ()
+        self._batch = Batch(shares, _ids(draft.admitted), _ids(draft.preempted), pieces)
         return self._batch
 
     def done(self, batch: Batch, now: int) -> tuple[int, ...]:
@@ -219,9 +150,9 @@ class Scheduler(ABC):
     # What disciplines have in common.
 
     def wanted(self, job: Job, draft: Draft) -> int:
-        """How many tokens an instance may have of what is left of the budget, which is some."""
+        """How many tokens an instance is to have, while some of the budget is left."""
         rest = job.rest
-        return 1 if rest == 1 else min(self.limits.chunk(rest), draft.budget)
+        return rest if rest == 1 or self.limits.layer_major else min(self.limits.chunk(rest), draft.budget)
 
     def must_wait(self, job: Job, draft: Draft) -> bool:
         """Whether what is left of the budget would cut a prompt that is not to be cut."""

@@ -105,6 +105,11 @@ def test_the_median_of_seeds_is_no_less_strict_than_one_of_them(capacity: Any) -
     assert of["median"]["requests_per_s"] >= of["all"]["requests_per_s"]
 
 
+def test_what_was_given_beside_is_said(capacity: Any) -> None:
+    words = ("policy.scope=global", "workload.max_num_seqs=128")  # as they are anyway, so that nothing runs anew
+    assert f"rates in steps of 18.9 %. With {' '.join(words)}." in " ".join(capacity(*words).split())
+
+
 def test_objectives_that_nothing_keeps_and_that_everything_keeps(capacity: Any) -> None:
     never = capacity("slo=e2el<=1ms", "format=json")
     (row,) = never["rows"]
@@ -148,7 +153,7 @@ def test_the_command_of_a_row_is_its_cell_at_the_lowest_rate_too(world: Path, mo
 
 def test_parts_of_the_memory_that_are_as_good_are_all_named_and_ringed() -> None:
     usual = {"policy": "lru", "output": "lossless", "memorised": False, "at_least": False, "points": [1]}
-    rates = {"KV 5%": 2, "KV 10%": 4, "KV 20%": 4, "KV 40%": None}
+    rates = {"KV 5%": 1, "KV 10%": 4, "KV 20%": 4, "KV 40%": None}
     rows = [usual | {"memory": memory, "requests_per_s": found} for memory, found in rates.items()]
     asked = {"kv_share": ["5%"], "seeds": [0], "rule": "all", "share": 0.9, "count": 2, "slo": "ttft<=1s"}
     it = asked | {"workload": {"arrivals": "poisson"}, "within": 1.0, "rows": rows}
@@ -157,8 +162,18 @@ def test_parts_of_the_memory_that_are_as_good_are_all_named_and_ringed() -> None
     said = " ".join(" ".join(text.get_text() for text in [*figure.texts, figure.axes[0].title]).split())
     assert "10%, 20% for the KV cache are equally good: 4 requests/s, with lru" in said
     assert "rates in steps of 100 %" in said
-    (ring,) = figure.axes[0].collections
+    (axes,) = figure.axes
+    (ring,) = axes.collections
     assert np.asarray(ring.get_offsets()).tolist() == [[10, 4], [20, 4]]
+    # Doublings are equal steps, and who has no rate is a step below the least.
+    assert axes.get_yscale() == "log"
+    ticks = {text.get_text(): tick for tick, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
+    assert ticks == {"none": 0.5, "1": 1, "2": 2, "4": 4}
+    (line,) = (line for line in axes.lines if line.get_label() == "lru")
+    assert list(line.get_ydata()) == [1, 4, 4, 0.5]
+    near = draw(it | {"rows": [row | {"requests_per_s": row["requests_per_s"] and 3} for row in rows]})
+    assert near is not None
+    assert (near.axes[0].get_yscale(), near.axes[0].get_ylim()[0]) == ("linear", 0)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +189,17 @@ def test_parts_of_the_memory_that_are_as_good_are_all_named_and_ringed() -> None
         ("share=90", "share=90: allowed: a share, 1% to 100%"),
         ("within=0%", "within=0%: allowed: a share, 0.1% to 100%"),
         ("workload.rate=2", "workload.rate=2: is what is looked for; allowed: without it"),
-        ("workload.slo=ttft<=1s", "workload.slo=ttft<=1s: is told by slo="),
+        ("workload.slo=ttft<=1s", "workload.slo=ttft<=1s: is a key of this command; allowed: slo=ttft<=1s"),
         ("workload=closed_loop", "workload=closed_loop: requests arrive here; allowed: online"),
         ("workload.discipline=fifo", "workload.discipline"),
         ("seed=2147483647", "seed=2147483647: is the first of seeds=2; allowed: none above 2147483647"),
         ("workload.arrivals=recorded count=3", "has no arrival of request 0"),
+        (
+            "policy=lru,fmoe policy.scope=layer",
+            "policy.scope=layer: policy=fmoe: no such key; allowed: name, dis",
+        ),
+        ("workload.max_num_seqs=4,8", "workload.max_num_seqs=4,8: several values; allowed here: one"),
+        ("budget=", "budget=: allowed: sizes, comma-separated"),
         ("experiment=disk_memory", "experiment=disk_memory: no such key"),
     ],
 )

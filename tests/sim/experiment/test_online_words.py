@@ -92,5 +92,19 @@ def test_an_order_of_passes_that_orders_nothing_is_the_same_run(trace: Trace) ->
     assert (ours.accounts, ours.core.digest()) == (theirs.accounts, theirs.core.digest())
     assert identify(cell("chunk_major", 7), ()).key == identify(cell("layer_major", 7), ()).key
     assert identify(cell("chunk_major", 6), ()).key != identify(cell("layer_major", 6), ()).key
+    online = {"rate": 1, "max_num_seqs": 1, "max_num_batched_tokens": 10}
+
+    def arriving(**more: Any) -> str:
+        return identify(make_cell(serving(trace, 5 * 12, workload=online | more)), ()).key
+
+    without = serving(trace, 5 * 12, workload=online)
+    usual = arriving()
+    old = replace(without, workload={k: v for k, v in without.workload.items() if k != "prefill_order"})
+    assert usual == identify(make_cell(old), ()).key, "configurations from before there was an order"
+    assert usual != arriving(prefill_order="layer_major")
+    uncut = {"enable_chunked_prefill": False}
+    assert arriving(**uncut) == arriving(**uncut, prefill_order="layer_major")
+    cut = uncut | {"long_prefill_token_threshold": 3}
+    assert arriving(**cut) != arriving(**cut, prefill_order="layer_major")
     of_all = {"measure": "test", "warmup": 0}
     assert identify(cell("chunk_major", 4, **of_all), ()).key != identify(cell("layer_major", 4, **of_all), ()).key

@@ -57,6 +57,26 @@ def test_one_at_a_time_is_a_closed_loop_to_the_nanosecond(trace: Trace, policy: 
     assert ours.idle_ns > 3 * LONG
 
 
+@pytest.mark.parametrize("policy", ["lru", "gate_ahead"])
+def test_one_at_a_time_layer_by_layer_is_a_closed_loop_too(trace: Trace, policy: str) -> None:
+    """A budget of three tokens is a closed loop's chunks of three; and all that is computed is what chunks that are
+    passes of their own take, of which each copies its experts anew."""
+    cell = make_cell(config(trace, 9 * 12, policy=policy, hardware=HARDWARE))
+    workload = {**cell.config.workload, "prefill_chunk": 3, "prefill_order": "layer_major"}
+    whole = replace(cell, config=replace(cell.config, workload=workload))
+    closed = simulate(whole, make_policy(whole))
+    given = {"rate": 1, "max_num_seqs": 1, "max_num_batched_tokens": 3}
+    by_layer, by_chunk = (
+        served(serving(trace, 9 * 12, policy=policy, hardware=HARDWARE, workload=given | {"prefill_order": order}))[1]
+        for order in ("layer_major", "chunk_major")
+    )
+    if policy == "lru":  # the other has copies under way when a request ends
+        assert (times(by_layer), by_layer.core.digest()) == (times(closed), closed.core.digest())
+    ours, theirs = by_layer.accounts, by_chunk.accounts
+    assert ours.compute_ns == theirs.compute_ns == closed.accounts.compute_ns
+    assert sum(row[0] for row in ours.hits[0]) < sum(row[0] for row in theirs.hits[0])
+
+
 def waits(service_ns: int, arrivals: Sequence[int]) -> list[int]:
     """Of a queue with one server: Lindley's recursion."""
     found = [0]
@@ -85,6 +105,13 @@ def test_one_server_is_the_queue_m_d_1(tmp_path: Path) -> None:
 BUSY: dict[str, dict[str, Any]] = {
     "chunks": {"rate": 20_000_000, "max_num_seqs": 3, "max_num_batched_tokens": 3, "count": 9},
     "few blocks": {"rate": 50_000_000, "max_num_seqs": 4, "max_num_batched_tokens": 6, "count": 9, "block_size": 2},
+    "layer by layer": {
+        "rate": 20_000_000,
+        "max_num_seqs": 3,
+        "max_num_batched_tokens": 3,
+        "count": 9,
+        "prefill_order": "layer_major",
+    },
     "prompts first": {"rate": 20_000_000, "discipline": "prefill_first", "max_num_seqs": 3, "count": 9},
 }
 
@@ -189,6 +216,11 @@ def test_who_remembers_requests_is_not_ranked_where_one_arrived_again(trace: Tra
 @pytest.mark.parametrize(
     ("workload", "said"),
     [
+        ({"prefill_order": "by_layer"}, ["workload.prefill_order", "by_layer", "layer_major"]),
+        (
+            {"prefill_order": "layer_major", "discipline": "decode_first_round_robin"},
+            ["workload.prefill_order=layer_major: allowed: chunk_major, as discipline=", "discipline=fcfs,"],
+        ),
         ({"rate": None}, ["workload.rate", "null", "requests per second"]),
         ({"rate": 0}, ["workload.rate", "0"]),
         ({"discipline": "fifo"}, ["workload.discipline", "fifo", "fcfs"]),
@@ -205,7 +237,12 @@ def test_a_mistake_is_one_line(trace: Trace, workload: dict[str, Any], said: lis
 
 @pytest.mark.parametrize(
     ("kv", "said"),
-    [("1MB", "block"), ("3MB", "blocks"), ("23GB", "budget=4GB"), ("60GB", "kv=60GB: 23.* GB are there")],
+    [
+        ("1MB", "block"),
+        ("3MB", "^kv=3MB: has 1 block of .* allowed: at least [0-9]+ bytes"),
+        ("23GB", "budget=4GB"),
+        ("60GB", "kv=60GB: 23.* GB are there"),
+    ],
 )
 def test_a_kv_cache_that_cannot_be_is_one_line(kv: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:

@@ -48,7 +48,10 @@ def odd(step: Pass, random: Random) -> Pass:
     if chance > 0.4:
         ends = sorted({step.rows, *(random.randint(1, step.rows) for _ in range(2))})
         sizes = [b - a for a, b in pairwise([0, *ends])]
-        pieces = [Piece(rows, kv, random.randint(1, 9)) for rows, kv in zip(sizes, accumulate(sizes), strict=True)]
+        pieces = [
+            Piece(rows, kv, random.randint(1, 9), random.randint(1, 3))
+            for rows, kv in zip(sizes, accumulate(sizes), strict=True)
+        ]
         tokens = [[cut(n, sizes, random) for n in layer] for layer in step.tokens]
         step = replace(step, pieces=tuple(pieces), piece_tokens=tokens)
     return step

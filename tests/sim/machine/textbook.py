@@ -87,10 +87,10 @@ class Textbook(WithHost):
             self.phase, self.layer, began = 0 if step.prefill else 1, 0, self.env.now
             self.kind = 2 if step.prompt_rows else self.phase
             yield from self.predict_blocking()
-            self.step, pieces = step, step.pieces or [(step.rows, step.kv_tokens, step.pairs)]
-            yield self.compute(sum(costs.lead_ns(*piece) for piece in pieces), GATE)
+            self.step, pieces = step, step.pieces or [(step.rows, step.kv_tokens, step.pairs, len(step.requests))]
+            yield self.compute(sum(costs.lead_ns(*piece[:3]) for piece in pieces), GATE)
             thinking = self.thinking(step)
-            dense_ns = sum(costs.dense_ns(*piece) + costs.layer_overhead_ns for piece in pieces)
+            dense_ns = sum(costs.dense_ns(*piece[:3]) + costs.layer_overhead_ns for piece in pieces)
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 yield self.compute(dense_ns, GATE)
                 if demand:
@@ -105,7 +105,7 @@ class Textbook(WithHost):
                         yield self.compute(thinks, GATE)
                     yield from self.experts({x: n for x, n in self.tokens.items() if x not in self.hosted_in_all})
                     yield from self.rest_of_the_host()
-            yield self.compute(costs.head_ns(len(step.requests)) * len(pieces), GATE)
+            yield self.compute(sum(costs.head_ns(piece[3]) for piece in pieces), GATE)
             self.settle([])
             self.accounts.pass_ns[self.kind] += self.env.now - began
 

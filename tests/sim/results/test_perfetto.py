@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from sim.cli import main
@@ -88,6 +89,28 @@ def test_it_loads_and_adds_up(words: tuple[str, ...], tmp_path: Path) -> None:
     assert any(row.category == "policy" for row in found) == ("policy_ns" in result.document["totals"])
     [used] = trace.rows(COUNTER)
     assert 0 < used.most <= 4_000_000_000
+
+
+def test_requests_that_arrive_are_lanes_with_their_waits(tmp_path: Path) -> None:
+    """Each from arrival to last token, and within it its wait, its prompt's passes, its output, and where it lost its
+    place: six requests for whose KV cache there is not room at once."""
+    words = ("workload=online", "workload.rate=20", "workload.count=6", "kv=140MB", "budget=4GB", "bounds=false")
+    result = run(*words, "timeline=true", out=tmp_path)
+    trace = Processor(result.folder / "timeline.json")
+    assert [row.name for row in trace.rows(FAULTS)] == []
+    found = [row for row in trace.rows(SLICES) if row.lane.startswith("requests")]
+    assert {row.lane for row in found} >= {"requests", "requests 2"}, "some are served at a time"
+    took: dict[str, int] = {}
+    for row in found:
+        took[row.category] = took.get(row.category, 0) + row.ns
+        assert row.shallowest == row.deepest == (row.category != "request"), row
+    served = pd.read_parquet(result.folder / "requests.parquet")
+    assert took["request"] == (served["end_ns"] - served["admitted_ns"]).sum()
+    assert took["request wait"] == (served["first_pass_ns"] - served["admitted_ns"]).sum() > 0
+    assert sum(row.n for row in found if row.category == "request") == 6
+    lost = sum(row.n for row in found if row.category == "request preempted")
+    assert lost == result.document["serving"]["preemptions"] > 0
+    assert took["request prompt"] > 0 < took["request decode"]
 
 
 def test_a_device_and_the_simulator_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ class DecodeFirstRoundRobin(FirstComeFirstServed):
     """
 
     name = "decode_first_round_robin"
+    chunks_only = "serves prompts in turn, a chunk each"
 
     def plan(self, draft: Draft) -> None:
         while len(self.running) < self.limits.max_num_seqs and (job := self.head()) is not None:

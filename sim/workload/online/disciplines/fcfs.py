@@ -47,7 +47,7 @@ class FirstComeFirstServed(Scheduler):
     def serve(self, draft: Draft, jobs: Iterable[Job]) -> None:
         """Of those that run, each of ``jobs`` has its tokens; the step ends with one that has to yield itself."""
         for job in jobs:
-            if not draft.budget:
+            if draft.budget <= 0:
                 return
             if not job.blocks:  # preempted for one before it
                 continue
@@ -60,7 +60,7 @@ class FirstComeFirstServed(Scheduler):
 
     def admit_waiting(self, draft: Draft) -> None:
         """The queue, as far as budget, ``max_num_seqs`` and KV blocks go; the first that does not fit ends it."""
-        while draft.budget and len(self.running) < self.limits.max_num_seqs and (job := self.head()) is not None:
+        while draft.budget > 0 and len(self.running) < self.limits.max_num_seqs and (job := self.head()) is not None:
             if self.must_wait(job, draft) or not self.admit(draft, job, self.wanted(job, draft)):
                 return
             self.leave()

@@ -23,7 +23,7 @@ class PrefillFirst(FirstComeFirstServed):
     def plan(self, draft: Draft) -> None:
         decoding = [job for job in self.running if job.decodes]
         prompts = [job for job in self.running if not job.decodes]
-        if all(self.give(draft, job, self.wanted(job, draft)) for job in prompts if draft.budget):
+        if all(self.give(draft, job, self.wanted(job, draft)) for job in prompts if draft.budget > 0):
             self.admit_waiting(draft)
         if not draft.tokens:
             self.serve(draft, decoding or prompts)

@@ -20,7 +20,7 @@ class StaticBatches(FirstComeFirstServed):
             self._form()
         prompts = [job for job in self.running if not job.decodes]
         for job in prompts or self.running:
-            if not draft.budget or self.must_wait(job, draft):
+            if draft.budget <= 0 or self.must_wait(job, draft):
                 return
             self.give(draft, job, self.wanted(job, draft))
             if not job.computed:

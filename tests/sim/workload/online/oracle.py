@@ -92,7 +92,7 @@ class World:
             case "prefill_first":
                 fits = True
                 for request in prompts:
-                    fits = fits and (left == 0 or self.hand_out(request, self.part(request, left)))
+                    fits = fits and (left <= 0 or self.hand_out(request, self.part(request, left)))
                     left = self.limits.max_num_batched_tokens - sum(map(len, self.now.values()))
                 if fits:
                     self.admit(left, admitted)
@@ -105,7 +105,7 @@ class World:
                     prompts = list(self.run)
                 for request in prompts or list(self.run):
                     part = self.part(request, left)
-                    if not part or self.cut(request, part):
+                    if not part or self.cut(request, left):
                         break
                     if not request.cached:
                         admitted.append(request.id)
@@ -128,7 +128,7 @@ class World:
                     break
             elif left and not stuck and not gone:
                 part = self.part(request, left)
-                stuck = self.cut(request, part) or not self.hand_out(request, part)
+                stuck = self.cut(request, left) or not self.hand_out(request, part)
                 if not stuck:
                     admitted.append(request.id)
                     left -= len(part)
@@ -143,7 +143,7 @@ class World:
     def serve(self, requests: list[Request], left: int, preempted: list[int]) -> tuple[int, bool]:
         gone: list[Request] = []
         for request in requests:
-            if request in gone or not left:
+            if request in gone or left <= 0:
                 continue
             part = self.part(request, left)
             while not self.hand_out(request, part):
@@ -158,10 +158,10 @@ class World:
         return left, bool(gone)
 
     def admit(self, left: int, admitted: list[int]) -> None:
-        while left and self.queue and len(self.run) < self.limits.max_num_seqs:
+        while left > 0 and self.queue and len(self.run) < self.limits.max_num_seqs:
             request = min(self.queue, key=self.rank) if self.discipline == "priority" else self.queue[0]
             part = self.part(request, left)
-            if self.cut(request, part) or not self.hand_out(request, part):
+            if self.cut(request, left) or not self.hand_out(request, part):
                 return
             left -= len(part)
             self.queue.remove(request)
@@ -176,13 +176,16 @@ class World:
 
     def part(self, request: Request, left: int) -> list[str]:
         part = request.missing
+        if self.limits.layer_major:  # all of it, however much is left of something
+            return part if left > 0 else []
         if self.limits.long_prefill_token_threshold:
             part = part[: self.limits.long_prefill_token_threshold]
         return part[:left]
 
-    def cut(self, request: Request, part: list[str]) -> bool:
-        """Whether the budget cuts it, and nothing may be cut."""
-        return not self.limits.enable_chunked_prefill and part != self.part(request, 10**9)
+    def cut(self, request: Request, left: int) -> bool:
+        """Whether the budget would cut it, and nothing may be cut."""
+        chunk = request.missing[: self.limits.long_prefill_token_threshold or None]
+        return not self.limits.enable_chunked_prefill and len(chunk) > left
 
     def hand_out(self, request: Request, part: list[str]) -> bool:
         if not self.blocks_for(request, len(request.cached) + len(part)):

@@ -41,6 +41,13 @@ def code_digest(policy: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
+def digest_of(module: str) -> str:
+    """Hash of a module alone: of what looks at a run, and is no part of it."""
+    path = _file(module)
+    assert path is not None
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def code_of(policy: str | None = None) -> set[Path]:
     """The files behind :func:`code_digest`."""
     root = Path(__file__).resolve().parents[2]

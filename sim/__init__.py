@@ -1,9 +1,10 @@
 """What would happen. What a notebook wants is here by name; the rest of the package is its own affair.
 
 ``sim.run`` and ``sim.sweep`` run cells and read what was run, ``sim.compare`` says what may be concluded,
-``sim.bounds`` what nobody beats, ``sim.passes`` what is replayed; ``sim.policies()``, ``models()``, ``hardware()``,
-``traces()`` and ``experiments()`` list what there is. ``sim.load``, ``load_requests`` and ``load_layers`` give finished
-runs as frames, ``sim.pictures`` draws them. A mistake is a ``sim.UserError`` of one line.
+``sim.regret`` where the time goes, ``sim.bounds`` what nobody beats, ``sim.passes`` what is replayed;
+``sim.policies()``, ``models()``, ``hardware()``, ``traces()`` and ``experiments()`` list what there is. ``sim.load``,
+``load_requests`` and ``load_layers`` give finished runs as frames, ``sim.pictures`` draws them. A mistake is a
+``sim.UserError`` of one line.
 """
 
 from importlib import import_module
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sim.api.cells import bounds, passes
     from sim.api.compared import Compared, compare
     from sim.api.lists import Listing, experiments, hardware, models, policies, traces
+    from sim.api.regretted import Regret, regret
     from sim.api.runs import Run, Runs, run, sweep
     from sim.results.load import load, load_layers, load_requests, save
     from traces.kit.errors import UserError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Compared",
     "Listing",
+    "Regret",
     "Run",
     "Runs",
     "UserError",
@@ -37,6 +40,7 @@ __all__ = [
     "passes",
     "pictures",
     "policies",
+    "regret",
     "run",
     "save",
     "sweep",
@@ -46,6 +50,7 @@ _WHERE = {
     "sim.api.cells": ("bounds", "passes"),
     "sim.api.compared": ("Compared", "compare"),
     "sim.api.lists": ("Listing", "experiments", "hardware", "models", "policies", "traces"),
+    "sim.api.regretted": ("Regret", "regret"),
     "sim.api.runs": ("Run", "Runs", "run", "sweep"),
     "sim.results.load": ("load", "load_layers", "load_requests", "save"),
     "traces.kit.errors": ("UserError",),

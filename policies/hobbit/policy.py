@@ -50,6 +50,7 @@ class Cached(Policy):
         return self.by_train
 
     def fit(self, history: History) -> None:
+        # Not learned once for all budgets: what misses the least is asked of caches as large as the budget makes them.
         self.weights = tuned(history, self.setup, self.thresholds(), self.pool_bytes())
 
     def thresholds(self) -> Thresholds | None:

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import History, PastStep, Setup
+from policies.api import Costs, History, Learned, PastStep, Setup, Shapes
 from policies.swapmoe.virtual_experts import Floats, Ids, importance, ranked, token_norms
 
 Unit = Literal["request", "pass"]
@@ -22,14 +22,15 @@ class TrainInputs:
     ``hidden``: token norms from the hidden states; otherwise 1.
     """
 
-    def __init__(self, history: History, setup: Setup, unit: Unit, *, hidden: bool) -> None:
+    def __init__(self, history: History, shapes: Shapes | Setup, unit: Unit, *, hidden: bool) -> None:
         self.history, self.unit, self.hidden = history, unit, hidden
-        self.n_layers, self.n_experts = setup.n_layers, setup.n_experts
+        self.n_layers, self.n_experts = shapes.n_layers, shapes.n_experts
         self.count = sum(begins for _, begins in self._steps())
         self.half = (self.count + 1) // 2
         self.importance = np.zeros((2, self.n_layers, self.n_experts))
         """Sums over the first and the second half of the inputs, [2, L, E]."""
-        work: Counter[tuple[int, int]] = Counter()  # (layer, tokens) -> experts computed
+        self.work: Counter[tuple[int, int]] = Counter()
+        """(layer, tokens) -> experts computed."""
         number = -1
         for step, begins in self._steps():
             number += begins
@@ -37,15 +38,15 @@ class TrainInputs:
             self.importance[int(number >= self.half)] += self._weigh(step, ids)[0]
             tokens = importance(ids, np.ones(ids.shape), None, self.n_experts).astype(np.int64)
             layers, _ = np.nonzero(tokens)
-            work.update(zip(layers.tolist(), tokens[tokens > 0].tolist(), strict=True))
-        costs = setup.costs
-        total = sum(n * (costs.expert_ns(layer, tokens) + costs.launch_ns) for (layer, tokens), n in work.items())
-        self.input_ns = total / max(1, self.count)  # compute time of the gate's own experts, per input
+            self.work.update(zip(layers.tolist(), tokens[tokens > 0].tolist(), strict=True))
+
+    def unknown(self) -> Ranking:
+        """That of one who knows nothing."""
+        return np.tile(np.arange(self.n_experts), (self.n_layers, 1))
 
     def firsts(self) -> list[Ranking]:
         """For each half, the ranking by the other half's importance: no set is judged on what it was chosen from."""
-        unknown = np.tile(np.arange(self.n_experts), (self.n_layers, 1))
-        return [ranked(unknown, self.importance[1 - half]) for half in (0, 1)]
+        return [ranked(self.unknown(), self.importance[1 - half]) for half in (0, 1)]
 
     def served(self, half: int) -> Iterator[tuple[Floats, Floats]]:
         """Importance and gate mass of every expert, [L, E] each, per input of one half, in order."""
@@ -112,6 +113,51 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What the train inputs say of all plans, whatever the experts' sizes, the prices and the budget."""
+
+    count: int
+    """Inputs."""
+    work: NDArray[np.int64]
+    """[n, 3]: layer, tokens of an expert, and how many experts had so many."""
+    frequencies: NDArray[np.int64]
+    gains: Floats
+    """Of :class:`Replay`, [F, L, E]."""
+    entered: Floats
+    """The same, per update, [F, L, E + 1]."""
+
+    @classmethod
+    def of(cls, train: TrainInputs, frequencies: Sequence[int], firsts: Sequence[Ranking]) -> "Rehearsal":
+        """Replay the halves of the train inputs, each from its ranking in ``firsts``. O(F x inputs x L x E log E)."""
+        replays = [Replay(f, train.n_layers, train.n_experts) for f in frequencies]
+        for half, first in enumerate(firsts):
+            for replay in replays:
+                replay.begin(first)
+            for weight, mass in train.served(half):
+                for replay in replays:
+                    replay.serve(weight, mass)
+        work = np.array([(*key, n) for key, n in sorted(train.work.items())], np.int64).reshape(-1, 3)
+        gains = np.stack([r.gains for r in replays])
+        entered = np.stack([r.entered.cumsum(1) / max(1, r.updates) for r in replays])
+        return cls(train.count, work, np.array(frequencies, np.int64), gains, entered)
+
+    def kept(self) -> Learned:
+        arrays = {name: getattr(self, name) for name in ("work", "frequencies", "gains", "entered")}
+        return Learned(arrays, {"count": self.count})
+
+    @classmethod
+    def recalled(cls, learned: Learned) -> "Rehearsal":
+        arrays: dict[str, NDArray[Any]] = dict(learned.arrays)
+        found = (arrays[name] for name in ("work", "frequencies", "gains", "entered"))
+        return cls(int(learned.facts["count"]), *found)
+
+    def input_ns(self, costs: Costs) -> float:
+        """Compute time of the gate's own experts, per input."""
+        total = sum(n * (costs.expert_ns(layer, tokens) + costs.launch_ns) for layer, tokens, n in self.work.tolist())
+        return total / max(1, self.count)
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What each plan would have meant: sums over layers of what a layer's number of experts gives.
 
@@ -125,21 +171,14 @@ class Profile:
     input_ns: float
 
 
-def profile(train: TrainInputs, setup: Setup, frequencies: Sequence[int], firsts: Sequence[Ranking]) -> Profile:
-    """Replay the halves of the train inputs, each from its ranking in ``firsts``. O(F x inputs x L x E log E)."""
-    replays = [Replay(f, setup.n_layers, setup.n_experts) for f in frequencies]
-    for half, first in enumerate(firsts):
-        for replay in replays:
-            replay.begin(first)
-        for weight, mass in train.served(half):
-            for replay in replays:
-                replay.serve(weight, mass)
-    zero = np.zeros((len(replays), setup.n_layers, 1))
-    gains = np.stack([r.gains for r in replays])
+def profile(found: Rehearsal, setup: Setup) -> Profile:
+    """The same at the prices of a machine."""
+    gains = found.gains
+    zero = np.zeros((len(gains), setup.n_layers, 1))
     kept = np.concatenate([zero, gains.cumsum(2)], axis=2) / gains[0].sum()
-    entered = np.stack([r.entered.cumsum(1) / max(1, r.updates) for r in replays])
     copies = np.array([sum(setup.chunk_ns(layer)) for layer in range(setup.n_layers)], np.float64)
-    return Profile(tuple(frequencies), kept, entered * copies[:, None], train.input_ns)
+    swap_ns = found.entered * copies[:, None]
+    return Profile(tuple(found.frequencies.tolist()), kept, swap_ns, found.input_ns(setup.costs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,19 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import History, LayerEvent, Policy, Routing, Setup, Signal, Step
+from policies.api import History, LayerEvent, Learned, Policy, Routing, Setup, Shapes, Signal, Step
 from policies.parts.ranges import between
-from policies.swapmoe.planner import Genetic, Plan, TrainInputs, Unit, frequencies, profile, swaps_per_pass, uniform
+from policies.swapmoe.planner import (
+    Genetic,
+    Plan,
+    Rehearsal,
+    TrainInputs,
+    Unit,
+    frequencies,
+    profile,
+    swaps_per_pass,
+    uniform,
+)
 from policies.swapmoe.virtual_experts import importance, masked_gate, ranked, token_norms
 from traces.kit.errors import UserError
 
@@ -102,20 +112,31 @@ class SwapMoE(Policy):
     def min_budget(self) -> int:
         return self.least * sum(self.setup.expert_bytes) + self.outstanding * max(self.setup.expert_bytes)
 
-    def fit(self, history: History) -> None:
-        setup = self.setup
-        train = TrainInputs(history, setup, self.unit, hidden=self.hidden)
+    @staticmethod
+    def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
+        train = TrainInputs(history, shapes, given["unit"], hidden=given["hidden"])
         if not train.importance.any():
             raise UserError("policy=swapmoe: the train requests demand no expert; allowed: a trace with a train split")
-        unknown = self.ranking
+        importance = {"importance": train.importance.sum(0)}
+        if not given["planned"]:
+            return Learned(importance)
+        choices = [given["frequency"]] if given["frequency"] else frequencies(train.count)
+        firsts = train.firsts() if given["ranked"] else [train.unknown()] * 2
+        found = Rehearsal.of(train, choices, firsts).kept()
+        return Learned({**importance, **found.arrays}, found.facts)
+
+    def learns_by(self) -> Mapping[str, Any]:
+        given = {"unit": self.unit, "hidden": self.hidden, "planned": self.planner == "genetic"}
+        return {**given, "frequency": self.frequency, "ranked": self.start == "train"} if given["planned"] else given
+
+    def recall(self, learned: Learned) -> None:
         if self.start == "train":
-            self.ranking = ranked(unknown, train.importance.sum(0))
+            self.ranking = ranked(self.ranking, np.asarray(learned.arrays["importance"], np.float64))
         if self.planner == "uniform":
-            self._begin(uniform(setup, self.room, self.frequency or 1))
+            self._begin(uniform(self.setup, self.room, self.frequency or 1))
             return
-        choices = [self.frequency] if self.frequency else frequencies(train.count)
-        known = profile(train, setup, choices, train.firsts() if self.start == "train" else [unknown] * 2)
-        genetic = Genetic(setup, known, self.room, self.least, self.latency_weight)
+        known = profile(Rehearsal.recalled(learned), self.setup)
+        genetic = Genetic(self.setup, known, self.room, self.least, self.latency_weight)
         self._begin(genetic.search(self.population, self.generations))
 
     def decided(self) -> Mapping[str, Any]:

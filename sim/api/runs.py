@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from sim.api.compared import Compared, compare
+from sim.api.regretted import Regret, regret
 from sim.api.words import Value, grid_words, run_words
 from sim.experiment.cell import Inputs
 from sim.experiment.compose import read_config
@@ -65,6 +66,10 @@ class Run(Shown):
         """Beside ``others`` of the same ``out=``; ``options``: of :func:`sim.compare`. UserError."""
         return Runs((self, *others)).compare(**options)
 
+    def regret(self) -> Regret:
+        """Where its time beyond the bound goes, and by which of its evictions. UserError where that is unknown."""
+        return Runs((self,)).regret()
+
     def timeline(self, path: str | Path) -> Path:
         """Write what was when as a file that Perfetto opens; a run that kept none is run once more. UserError."""
         return Runs((self,)).timeline(path)
@@ -104,6 +109,10 @@ class Runs(Shown, Sequence[Run]):
     def compare(self, **options: Any) -> Compared:
         """These runs as :func:`sim.compare` does a folder, with its ``options``. UserError."""
         return compare(self._root(), only=[run.folder.name for run in self.runs], **options)
+
+    def regret(self) -> Regret:
+        """What these runs leave to be gained, as :func:`sim.regret` says of a folder. UserError."""
+        return regret(self._root(), only=[run.folder.name for run in self.runs])
 
     def timeline(self, path: str | Path) -> Path:
         """Write what was when in each, one below the other, as a file that Perfetto opens. UserError.

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from importlib.machinery import PathFinder
+from importlib.metadata import entry_points
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -27,10 +28,10 @@ INSTALLED = {"site-packages", "dist-packages"}
 def code_digest(policy: str | None = None) -> str:
     """Hash of the code that a result depends on; None: of what all policies share, bounds and reference rows.
 
-    A policy's own code is the modules of its class and base classes, and all that they import of ``policies`` and of
-    the top-level packages that they are from, be these somebody else's. Of a class of a notebook or a script it is what
-    :mod:`sim.experiment.written` finds, and the modules named in that, with all that they import; but none of Python's
-    and of installed packages.
+    A policy's own code is the modules of its class and base classes, and all that they import of ``policies``, of the
+    top-level packages that they are from, be these somebody else's, of what was installed together with it, and of
+    files that nobody installed. Of a class of a notebook or a script it is what :mod:`sim.experiment.written` finds,
+    and the modules named in that, with all that they import; but none of Python's and of installed packages.
     """
     digest = hashlib.sha256()
     contents = [path.read_bytes() for path in code_of(policy)]
@@ -39,6 +40,13 @@ def code_digest(policy: str | None = None) -> str:
     for content in sorted(contents):
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()[:16]
+
+
+def digest_of(module: str) -> str:
+    """Hash of a module alone: of what looks at a run, and is no part of it."""
+    path = _file(module)
+    assert path is not None
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def code_of(policy: str | None = None) -> set[Path]:
@@ -50,7 +58,8 @@ def code_of(policy: str | None = None) -> set[Path]:
     if policy is not None:
         own = {base.__module__ for base in registry.find(policy).__mro__}
         own = {name for name in own if name != MAIN and name.partition(".")[0] not in sys.stdlib_module_names}
-        files |= _imported(own, _in({"policies", *(name.partition(".")[0] for name in own)}))
+        packages = {name.partition(".")[0] for name in own}
+        files |= _imported(own, _of_a_policy(packages | (_installed_with(policy) if packages - {*OURS} else set())))
         if is_written(registry.find(policy)):
             files |= _imported(filter(_is_the_users, modules_of(registry.find(policy))), _is_the_users)
     return files
@@ -60,8 +69,20 @@ def _in(packages: Collection[str]) -> Callable[[str], bool]:
     return lambda module: any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
+def _of_a_policy(packages: Collection[str]) -> Callable[[str], bool]:
+    named = _in(packages)
+    return lambda module: named(module) or _is_the_users(module)
+
+
+def _installed_with(policy: str) -> set[str]:
+    """The top-level packages and modules of the distributions that say to have the policy."""
+    found = [entry.dist for entry in entry_points(group=registry.GROUP, name=policy)]
+    files = [file for dist in found if dist is not None for file in dist.files or ()]
+    return {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"} - {".."}
+
+
 def _is_the_users(module: str) -> bool:
-    """Whether a module may lie beside a notebook; those of ``policies``, too, as it may name any of them."""
+    """Whether a module may be a file that somebody edits; those of ``policies``, too, as it may name any of them."""
     top = module.partition(".")[0]
     if top == "policies":
         return True

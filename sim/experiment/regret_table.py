@@ -1,18 +1,21 @@
 """What ``python -m sim regret`` prints and draws."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from sim.experiment.regrets import Regrets
 from sim.results.gap import PARTS
 from sim.results.gap import row as gap_row
-from sim.results.pictures.gap import gap
-from traces.kit.drawing import write_picture
 from traces.kit.units import figure, format_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 
@@ -28,8 +31,9 @@ mean of all evictions; worst: the layer, and the age in passes since the victim'
 these events belong, and their share"""
 
 
-def show(rows: Sequence[Row], left_out: Sequence[str], console: Console) -> None:
+def show(found: Regrets, console: Console) -> None:
     """Two tables: of time, and of evictions."""
+    rows = found.rows
     heads = ["gap ms/token", *(f"{name} %" for name in PARTS.values())]
     console.print(_table(heads, [(row, _gap(row)) for row in rows]))
     _say(console, TIME)
@@ -37,7 +41,7 @@ def show(rows: Sequence[Row], left_out: Sequence[str], console: Console) -> None
     heads = ["evictions", "worse %", "prefill %", "decode %", "events sooner", "worst layer", "worst age"]
     console.print(_table(heads, [(row, _evicted(row)) for row in rows]))
     _say(console, EVICTIONS)
-    for line in left_out:
+    for line in found.left_out:
         console.print(line, style="yellow", markup=False, highlight=False)
 
 
@@ -85,15 +89,50 @@ def _worst(parts: Mapping[str, int], whole: int) -> str:
     return f"{name} ({100 * parts[name] / whole:.0f} %)"
 
 
+def picture_of(found: Regrets, page: int = 1) -> Figure:
+    """The parts of the gaps; EmptyPictureError where there is none to draw."""
+    from sim.results.pictures.findings import about
+    from sim.results.pictures.gap import gap
+
+    return gap(frame_of(found.rows), page, about(found.runs))
+
+
 def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
     """Of the picture: ms per generated token by part."""
-    return pd.DataFrame(
-        gap_row(row["policy"], row["budget_bytes"], {"totals": row}, row["gap_ns"])
-        for row in rows
-        if row["generated_tokens"]
-    )
+    return pd.DataFrame(map(_parts, rows))
 
 
-def draw_file(rows: Sequence[Row], said: str, path: Path) -> None:
-    """Write the picture with its subtitle. UserError where there is no place."""
-    write_picture(gap(frame_of(rows), said=said), path)
+def _parts(row: Row) -> dict[str, Any]:
+    return gap_row(row["policy"], row["budget_bytes"], row["generated_tokens"], row["gap_ns"], with_host=row["hosted"])
+
+
+def figures_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """A row each: times and parts of the gap in ms per generated token, and its evictions."""
+    found = []
+    for row in rows:
+        tokens, evicted = row["generated_tokens"], row["evictions"]
+        own = {key: row[key] for key in ("seed", "folder")}
+        own |= {
+            f"{key}ms_per_token": _ms(row[f"{what}_ns"], tokens) for key, what in (("", "wall"), ("bound_", "bound"))
+        }
+        own |= {key: evicted[key] for key in ("evictions", "worse")}
+        own["events_sooner"] = evicted["regret_events"] / evicted["evictions"] if evicted["evictions"] else None
+        found.append(_parts(row) | own)
+    return pd.DataFrame(found).drop(columns="lossless")
+
+
+def evictions_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """A row for each kind of evictions of each."""
+    found = []
+    for row in rows:
+        own = {"policy_label": row["policy"], "budget_bytes": row["budget_bytes"], "seed": row["seed"]}
+        evicted = row["evictions"]
+        kinds = {"phase": evicted["by_phase"], "layer": dict(enumerate(evicted["by_layer"])), "age": evicted["by_age"]}
+        found += [
+            {**own, "by": by, "kind": str(kind), **it} for by, kind_of in kinds.items() for kind, it in kind_of.items()
+        ]
+    return pd.DataFrame(found)
+
+
+def _ms(ns: int, tokens: int) -> float | None:
+    return ns / 1e6 / tokens if tokens else None

@@ -63,17 +63,22 @@ def gap_of(result: Mapping[str, Any]) -> dict[str, int] | None:
     )
 
 
-def gap_of_bounds(wall_ns: int, bounds: Mapping[str, Any]) -> dict[str, int]:
-    """Of a run whose bounds lie in a cell of their own, a ``bounds.json``."""
-    time, rows = bounds["time_lower_bound"], bounds["reference"]
+def gap_of_bounds(wall_ns: int, bounds: Mapping[str, Any], *, with_host: bool = False) -> dict[str, int]:
+    """Of a run whose bounds lie in a cell of their own, a ``bounds.json``; ``with_host``: its host may compute."""
+    time, rows = bounds["time_lower_bound_with_host" if with_host else "time_lower_bound"], bounds["reference"]
     return parts_of(
         wall_ns,
         [rows[name]["wall_ns"] for name in PATH],
         time["ns"],
         rows["belady_forced"]["link_bytes"],
-        bounds["belady_bypass"]["bytes"],
+        None if with_host else bounds["belady_bypass"]["bytes"],
         time["link_ns"],
     )
+
+
+def hosted(result: Mapping[str, Any]) -> bool:
+    """Whether the host computes experts in that run, so that its bound is another."""
+    return "host" in result["provenance"]["costs"]
 
 
 def frame(root: Path, folders: Collection[str]) -> pd.DataFrame:
@@ -87,12 +92,13 @@ def frame(root: Path, folders: Collection[str]) -> pd.DataFrame:
         if run.folder not in folders or output_of(result) != LOSSLESS or not result["totals"]["generated_tokens"]:
             continue
         if (parts := gap_of(result)) is not None:
-            rows.append(row(label(result["config"]["policy"]), result["config"]["budget_bytes"], result, parts))
-    return pd.DataFrame(rows, columns=["policy_label", "lossless", "budget_bytes", *(f"gap_{name}" for name in PARTS)])
+            name, budget = label(result["config"]["policy"]), result["config"]["budget_bytes"]
+            rows.append(row(name, budget, result["totals"]["generated_tokens"], parts, with_host=hosted(result)))
+    columns = ["policy_label", "lossless", "budget_bytes", "hosted", *(f"gap_{name}" for name in PARTS)]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def row(name: str, budget: int, result: Mapping[str, Any], parts: Mapping[str, int]) -> dict[str, Any]:
-    """One of that frame."""
-    tokens = result["totals"]["generated_tokens"]
-    ms = {f"gap_{part}": ns / NS_PER_MS / tokens for part, ns in parts.items()}
-    return {"policy_label": name, "lossless": True, "budget_bytes": budget, **ms}
+def row(name: str, budget: int, tokens: int, parts: Mapping[str, int], *, with_host: bool) -> dict[str, Any]:
+    """One of that frame; ``tokens``: generated."""
+    ms = {f"gap_{part}": ns / NS_PER_MS / tokens if tokens else None for part, ns in parts.items()}
+    return {"policy_label": name, "lossless": True, "budget_bytes": budget, "hosted": with_host, **ms}

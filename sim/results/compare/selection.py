@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from traces.kit.errors import UserError, meant, one_of, shown
+from traces.kit.errors import UserError, allowing, meant, one_of, shown
 from traces.kit.units import counted, parse_bytes
 
 if TYPE_CHECKING:
@@ -53,20 +53,22 @@ def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
             close = "" if key in KEYS else meant(key, (*KEYS, *OPTIONS))
             raise UserError(f"{word}: not understood; write KEY=VALUE with one of {one_of(KEYS)}{close}")
         chosen = _matches(runs, key, value)
-        if not chosen.any():
-            raise UserError(f"{word}: no run has it; there are: {_values(runs, key)}")
+        for part in _parts(runs, key, value):
+            if not _matches(runs, key, part).any():
+                raise UserError(f"{key}={part}: no run has it; there are: {_values(runs, key)}")
         runs = runs[chosen]
     return runs.reset_index(drop=True)
 
 
 def among(runs: pd.DataFrame, folders: Collection[str]) -> pd.DataFrame:
-    """The rows of runs that lie in one of ``folders``, or are there as well. UserError where there is none."""
+    """The rows of runs that lie in ``folders``, or are there as well. UserError for one in which there is none."""
     wanted = set(folders)
     places = [{folder, *json.loads(also)} for folder, also in zip(runs["folder"], runs["also_in"], strict=True)]
-    chosen = [not wanted.isdisjoint(own) for own in places]
-    if not any(chosen):
-        raise UserError(f"only={shown(sorted(wanted))}: no run lies there; allowed: names of folders of runs")
-    return runs[chosen].reset_index(drop=True)
+    if not wanted:
+        raise UserError("only=[]: at least one folder of a run is wanted")
+    if lost := sorted(wanted.difference(*places)):
+        raise UserError(f"only={shown(lost)}: no run lies there; {allowing(lost[0], sorted(set().union(*places)))}")
+    return runs[[not wanted.isdisjoint(own) for own in places]].reset_index(drop=True)
 
 
 def check_alike(runs: pd.DataFrame) -> None:
@@ -129,6 +131,13 @@ def _matches(runs: pd.DataFrame, key: str, value: str) -> pd.Series[bool]:
             with suppress(ValueError):
                 found |= (runs[key] == float(part)).fillna(value=False).astype(bool)
     return found
+
+
+def _parts(runs: pd.DataFrame, key: str, value: str) -> list[str]:
+    """What is asked for, each of which some run is to have: the value, or its parts at the commas; a label has some."""
+    names = [*_texts(runs[key])] if key in runs else []
+    names += [*runs["policy_label"]] if key == "policy" else []
+    return [value] if value in names else value.split(",")
 
 
 def _several(values: pd.Series[Any]) -> bool:

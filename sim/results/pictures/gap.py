@@ -27,29 +27,34 @@ LOOKS: Mapping[str, tuple[str, str]] = {
     "rest": ("#D9D9D9", ""),
 }
 """Colour and hatch of each part."""
+BOUND = ["budget_bytes", "hosted"]
+"""Columns of which rows with one bound have one value."""
 
 
 @Picture
 def gap(rows: pd.DataFrame, page: int | None = 1, said: str = "") -> Sheet:
     """From a row per run with policy_label, lossless, budget_bytes and ``gap_*`` of each part (ms per generated token).
 
-    Means over seeds; the smallest gap first. A part below 0 stands to the left: there the row does better than the
-    reference row. ``said``: the subtitle.
+    Means over seeds; the smallest gap first. Rows that are ``hosted`` have the host compute experts: their bound is
+    another, so that they have panels of their own. A part below 0 stands to the left: there the row does better than
+    the reference row. ``said``: the subtitle.
     EmptyPictureError where no row has a gap, and after the last page.
     """
     columns = [f"gap_{name}" for name in PARTS]
     if rows.empty:
         raise EmptyPictureError("no lossless run has a bound and reference rows")
-    frame = by_budget(rows, *columns).dropna(subset=columns)
+    rows = rows if "hosted" in rows else rows.assign(hosted=False)
+    frame = by_budget(rows, *columns, "hosted").dropna(subset=columns)
     frame = frame.assign(whole=frame[columns].sum(axis=1))
     if frame.empty or not frame["whole"].any():
         raise EmptyPictureError("no run takes longer than its bound, or none has one")
-    frame = frame.sort_values(["budget_bytes", "whole", "policy_label"], ignore_index=True)
-    pages, of = pages_of(list(frame["budget_bytes"]), page)
+    frame = frame.sort_values([*BOUND, "whole", "policy_label"], ignore_index=True)
+    pages, of = pages_of(list(frame[BOUND].itertuples(index=False, name=None)), page)
     panels = []
     for rows_of in pages:
-        for budget, own in frame[rows_of].groupby("budget_bytes", sort=True):
-            title = f"{format_bytes(int(str(budget)))}: {_said(own)}"
+        for _, own in frame[rows_of].groupby(BOUND, sort=True):
+            budget, with_host = own[BOUND].iloc[0]
+            title = f"{format_bytes(int(budget))}{', host compute' if with_host else ''}: {_said(own)}"
             lines = max(1 + short(name).count("\n") for name in own["name"])
             high = 0.7 + (0.09 + 0.17 * lines) * len(own)
             panels.append(Panel(title, partial(_draw, own=own), 5.8, high, len(own)))

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from policies.api import Setup
-from policies.swapmoe.planner import Genetic, Plan, Profile, TrainInputs, frequencies, profile, swaps_per_pass, uniform
+from policies.swapmoe.planner import (
+    Genetic,
+    Plan,
+    Profile,
+    Rehearsal,
+    TrainInputs,
+    frequencies,
+    profile,
+    swaps_per_pass,
+    uniform,
+)
 from sim.check.synthetic import FlatCosts, Recorded, Routing, draw, setup_of
 
 
@@ -56,7 +66,7 @@ def test_the_profile_is_what_the_sets_would_have_kept(unit: Any, hidden: bool) -
     setup = setup_of(routing, 1000)
     train = TrainInputs(Recorded(routing), setup, unit, hidden=hidden)
     chosen = (1, 2, 3)
-    known = profile(train, setup, chosen, train.firsts())
+    known = profile(Rehearsal.of(train, chosen, train.firsts()), setup)
     for f, n in itertools.product(range(3), range(7)):
         kept, swaps = brute_force(routing, unit, chosen[f], n, hidden)
         assert known.kept[f, :, n] == pytest.approx(kept)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 DIGESTS = """
 import importlib, json, sys
 from pathlib import Path
+sys.path.append("site-packages")
 from policies import registry
 from sim.experiment.provenance import code_digest
 theirs = {"planted": "policies.planted.policy", "acme": "acme.rooms.own"}
@@ -63,12 +64,17 @@ def code(tmp_path: Path) -> Path:
         "acme/__init__.py": "",
         "acme/rooms/__init__.py": "",
         "acme/rooms/own.py": "from policies.lru import LRU\ndef late(): from ..used import x\nclass Own(LRU): pass\n",
-        "acme/used.py": "import acme.theirs.far\nimport other\nx = 1\n",
+        "acme/used.py": "import acme.theirs.far\nimport other\nimport packed\nimport theirs\nx = 1\n",
         "acme/theirs/far.py": "",  # in a namespace package
         "acme/unused.py": "",
-        "other.py": "",
+        "other.py": "",  # nobody installed it
+        "site-packages/packed.py": "",  # installed together with the policy, and not
+        "site-packages/theirs.py": "",
+        "site-packages/acme-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: acme\nVersion: 1\n",
+        "site-packages/acme-1.dist-info/RECORD": "packed.py,,\nacme-1.dist-info/METADATA,,\n",
+        "site-packages/acme-1.dist-info/entry_points.txt": "[moe_offload.policies]\nacme = acme.rooms.own:Own\n",
     }.items():
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
     return tmp_path
 
@@ -91,8 +97,8 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
         "000100": "policies/gate_ahead",
         "000010": "policies/planted/__init__ policies/planted/helper policies/planted/deep/__init__"
         " policies/planted/deep/inner",
-        "000001": "acme/__init__ acme/rooms/__init__ acme/used acme/theirs/far",
-        "000000": "policies/random policies/planted/another acme/unused other sim/cli sim/__init__"
+        "000001": "acme/__init__ acme/rooms/__init__ acme/used acme/theirs/far other site-packages/packed",
+        "000000": "policies/random policies/planted/another acme/unused site-packages/theirs sim/cli sim/__init__"
         " sim/experiment/compose sim/experiment/words sim/results/table sim/results/load sim/results/pictures/style"
         " sim/results/report/page traces/writing/writer traces/describe/cli",
     }

@@ -21,9 +21,9 @@ from sim.results.store import Store
 from tests.sim.small_trace import SIZE, Plan, config, write
 from traces.kit.errors import UserError
 
-LEARNERS = ("fmoe", "moe_infinity", "static", "next_use")
-WITHOUT_GATES = {"next_use": {"gates": False}}
-"""The trace has none: names are what was learned, which is one more array to keep."""
+LEARNERS = ("fmoe", "moe_infinity", "static", "next_use", "swapmoe")
+OWN = {"next_use": {"gates": False}, "swapmoe": {"least": 1}}
+"""The trace has no gates: names are what was learned, which is one more array to keep. And budgets are small."""
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,16 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = 48
     probs = rng.dirichlet(np.full(6, 0.5), (rows, 5)).astype(np.float16)
     ids = np.argsort(-probs.astype(float), axis=-1)[..., :2].astype(np.uint8)
+    weights = np.take_along_axis(probs, ids.astype(np.intp), axis=-1)
     signals = {"router_probs": probs, "embedding": rng.standard_normal((rows, 4)).astype(np.float16)}
+    signals["expert_weights"] = weights
     plans = [Plan((4,), 8, split="train"), Plan((4,), 8, split="train"), Plan((4,), 8), Plan((4,), 8)]
     write(path, plans, ids, n_experts=6, signals=signals)
     return path
 
 
 def cell_of(trace: Path, policy: str, slots: int = 9, **params: Any) -> Cell:
-    given = replace(config(trace, slots * SIZE), policy={"name": policy, **WITHOUT_GATES.get(policy, {}), **params})
+    given = replace(config(trace, slots * SIZE), policy={"name": policy, **OWN.get(policy, {}), **params})
     return make_cell(given, Inputs())
 
 
@@ -50,7 +52,7 @@ def digest(cell: Cell, policy: Policy) -> str:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_it_decides_as_one_that_has_just_learned(name: str, trace: Path, tmp_path: Path) -> None:
-    for slots in (5, 9):
+    for slots in (6, 9):
         cell = cell_of(trace, name, slots)
         lessons = Lessons(cell, Store(tmp_path))
         expected = digest(cell, make_policy(cell))
@@ -62,6 +64,8 @@ def test_it_decides_as_one_that_has_just_learned(name: str, trace: Path, tmp_pat
 def test_all_that_learn_for_all_budgets_are_tried() -> None:
     found = {name for name in names() if "learn" in vars(find_policy(name))}
     assert found == {*LEARNERS, "ktransformers"}  # which learns as static does, and needs a host
+    each = {name for name in names() if find_policy(name).fit is not Policy.fit}
+    assert each == {"hobbit", "hobbit_lossless"}  # whose weights are tuned in a cache of the budget's size
 
 
 def test_each_job_and_each_folder_learns_once(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sim
 from policies.bounds.future import Clairvoyant
 from sim.cli import main
 from sim.experiment.bounds import future_of
@@ -18,7 +19,7 @@ from sim.experiment.cell import Cell, make_cell, make_core, make_machine, make_p
 from sim.experiment.compose import read_config
 from sim.experiment.evictions import Evictions, Watch
 from sim.experiment.run import run_config
-from sim.results.gap import PARTS, PATH, parts_of
+from sim.results.gap import PARTS, PATH, gap_of_bounds, parts_of
 from sim.results.pictures import EmptyPictureError, gap
 from tests.sim.saying import refused
 from tests.sim.small_trace import SIZE, Plan, config, one_layer, write
@@ -87,6 +88,19 @@ def test_parts_by_hand() -> None:
     }
 
 
+def test_a_row_with_the_hosts_help_is_set_against_the_bound_that_knows_the_host() -> None:
+    rows = {name: {"wall_ns": 60, "link_bytes": 12} for name in PATH}
+    bounds = {
+        "belady_bypass": {"bytes": 10},
+        "time_lower_bound": {"ns": 40, "link_ns": 20},
+        "time_lower_bound_with_host": {"ns": 25, "link_ns": 20},
+        "reference": rows,
+    }
+    alone, beside = (gap_of_bounds(50, bounds, with_host=it) for it in (False, True))
+    assert (sum(alone.values()), sum(beside.values())) == (10, 25)
+    assert (alone["admission"], beside["admission"]) == (4, 0)  # what stays on the host need not be copied
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with bounds, the same policy at another budget without, and one that says that it is lossy."""
@@ -103,7 +117,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_command_adds_up_and_keeps_what_it_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_adds_up_and_keeps_what_it_found(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["regret", str(folder), "format=json", f"picture={folder / 'gap.svg'}"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert len(told["rows"]) == 2
@@ -123,6 +139,28 @@ def test_the_command_adds_up_and_keeps_what_it_found(folder: Path, capsys: pytes
     assert main(["regret", str(folder), "policy=lfu"]) == 0
     assert "victim ranking" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.glob("regret-*/regret.json")} == kept
+    # The code that judges evictions is in no run's address.
+    monkeypatch.setattr("sim.experiment.regrets.digest_of", lambda module: f"another {module}")
+    assert main(["regret", str(folder), "policy=lfu"]) == 0
+    assert len(list(folder.glob("regret-*/regret.json"))) == 4
+
+
+def test_a_notebook_has_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["regret", str(folder), "format=json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = sim.regret(folder)
+    assert found.document == told
+    assert main(["regret", str(folder)]) == 0
+    assert str(found).split() == capsys.readouterr().out.split()
+    parts = found.frame[[f"gap_{name}" for name in PARTS]].sum(axis=1)
+    assert np.allclose(parts, found.frame["ms_per_token"] - found.frame["bound_ms_per_token"], rtol=1e-12)
+    for row, own in zip(told["rows"], found.frame.to_dict("records"), strict=True):
+        kinds = found.evictions.query("budget_bytes == @row['budget_bytes']").groupby("by")["evictions"].sum()
+        assert kinds.to_dict() == dict.fromkeys(("age", "layer", "phase"), row["evictions"]["evictions"])
+        assert own["evictions"] == row["evictions"]["evictions"]
+    one = sim.regret(folder, only=[told["rows"][0]["folder"]])
+    assert one.frame["folder"].tolist() == [told["rows"][0]["folder"]]
+    assert found.picture()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_rows_are_of_one_machine_and_the_picture_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +170,7 @@ def test_rows_are_of_one_machine_and_the_picture_says_which(tmp_path: Path, caps
         run_config(replace(given, limit=limit), tmp_path / "out")
     said = refused(["regret", str(tmp_path / "out")], capsys)
     assert "limit is 1 (1 run), null (1 run)" in said
+    assert not list((tmp_path / "out").glob("regret-*")), "refused before anything was replayed"
     command = shlex.split(said[said.index("python -m sim regret") :])[3:]
     assert main([*command, f"picture={tmp_path / 'gap.svg'}"]) == 0
     drawn = (tmp_path / "gap.svg").read_text()
@@ -159,3 +198,15 @@ def test_the_picture_says_what_the_most_is_and_draws_gains_to_the_left() -> None
     assert sorted((boxes["the rest"].x0, boxes["the rest"].x1)) == [6, 7]
     with pytest.raises(EmptyPictureError):
         gap(frame.iloc[:0])
+
+
+def test_rows_of_another_bound_have_a_panel_of_their_own() -> None:
+    parts = {f"gap_{name}": 1.0 for name in PARTS}
+    rows = [("lru", 10, False), ("fiddler", 10, True), ("lfu", 10, False), ("lru", 20, False)]
+    frame = pd.DataFrame(
+        {"policy_label": name, "lossless": True, "budget_bytes": budget * 10**8, "hosted": with_host, **parts}
+        for name, budget, with_host in rows
+    )
+    titles = [panel.title.partition(" of ")[0] for panel in gap.sheet(frame).panels]
+    assert titles == ["1 GB:", "1 GB, host compute:", "2 GB:"]
+    assert [len(axes.get_yticks()) for axes in gap(frame).axes] == [2, 1, 1]

@@ -104,3 +104,20 @@ def test_a_predictor_that_was_fitted_again_is_told_apart(mixed: Path, tmp_path: 
     assert caught.value.words == ("predictors=0fffffffffff",)
     chosen = compare(tmp_path / "out", selection=caught.value.words).runs
     assert list(chosen["policy"]) == ["fifo", "lru", "lru"]
+
+
+# One of several names that was mistyped left the others alone in the table, without a word.
+def test_a_name_among_others_that_no_run_has_is_refused(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word, said in (
+        ("policy=lru,fivo", "policy=fivo: no run has it; there are: fifo (2 runs), lru (5 runs)"),
+        ("budget=48,49", "budget=49: no run has it; there are: 48 (6 runs), 72 (2 runs)"),
+        ("warmup=0,3", "warmup=3: no run has it; there are: 0 (6 runs), 2 (1 run)"),
+    ):
+        for verb in ("compare", "report", "regret"):
+            assert said.partition(" (")[0] in refused([verb, str(mixed), word], capsys), (verb, word)
+    names = sorted(path.name for path in mixed.iterdir() if (path / "result.json").is_file())
+    for call in (sim.compare, sim.regret):
+        with pytest.raises(sim.UserError, match=r"only=\['nobody'\]: no run lies there; allowed: fifo-"):
+            call(mixed, only=[names[0], "nobody"])
+        with pytest.raises(sim.UserError, match=r"only=\[\]: at least one folder"):
+            call(mixed, only=[])

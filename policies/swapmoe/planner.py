@@ -153,7 +153,9 @@ class Rehearsal:
 
     def input_ns(self, costs: Costs) -> float:
         """Compute time of the gate's own experts, per input."""
-        total = sum(n * (costs.expert_ns(layer, tokens) + costs.launch_ns) for layer, tokens, n in self.work.tolist())
+        total: int = sum(
+            n * (costs.expert_ns(layer, tokens) + costs.launch_ns) for layer, tokens, n in self.work.tolist()
+        )
         return total / max(1, self.count)
 
 

@@ -6,10 +6,15 @@ not find, ``--hypothesis-profile=search`` draws other ones each time, and ten ti
 """
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# Else each worker, and each command that a test starts, would compile all of the project anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Tables are as wide as it says; pytest-xdist gives it to its workers.
 os.environ.pop("COLUMNS", None)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from functools import partial, partialmethod
+from functools import lru_cache, partial, partialmethod
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,29 @@ def draw(
     recall: float = 0.7,
     world: World = PLAIN,
 ) -> Routing:
-    """Requests of one prefill and some decode steps, routed by Zipf with repetition; all signals of the world."""
+    """Requests of one prefill and some decode steps, routed by Zipf with repetition; all signals of the world.
+
+    Drawn once for the same words, and copied: whoever changes an array changes his own.
+    """
+    said = tuple((it.name, it.stride, it.top_k) for it in world.predictors)
+    steps, drawn = _drawn(seed, n_layers, n_experts, k, decode, prompts, recall, world.ahead, said)
+    signals = {name: array.copy() for name, array in drawn.items()}
+    return Routing(signals["expert_ids"], list(steps), n_experts, signals, world)
+
+
+@lru_cache(maxsize=32)
+def _drawn(
+    seed: int,
+    n_layers: int,
+    n_experts: int,
+    k: int,
+    decode: int,
+    prompts: int,
+    recall: float,
+    world_ahead: int,
+    predictors: tuple[tuple[str, int, int], ...],
+) -> tuple[list[tuple[bool, int, int]], dict[str, NDArray[Any]]]:
+    """The steps and the signals of :func:`draw`; of each predictor its name, stride and top-K."""
     rng = np.random.default_rng(seed)
     steps: list[tuple[bool, int, int]] = []
     n = 0
@@ -179,8 +201,8 @@ def draw(
         for row in range(n):
             again = row and rng.random() < 0.3
             ids[row, layer] = ids[row - 1, layer] if again else rng.choice(n_experts, k, replace=False, p=p)
-    ahead = np.full((n, n_layers, world.ahead, k), ABSENT, np.uint8)
-    for a in range(1, min(world.ahead, n_layers - 1) + 1):
+    ahead = np.full((n, n_layers, world_ahead, k), ABSENT, np.uint8)
+    for a in range(1, min(world_ahead, n_layers - 1) + 1):
         guess = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1)[..., :k].astype(np.uint8)
         right = rng.random((n, n_layers, 1)) < recall
         ahead[:, : n_layers - a, a - 1] = np.where(right, ids, guess)[:, a:]
@@ -194,11 +216,11 @@ def draw(
         "embedding": rng.standard_normal((n, 6)).astype(np.float16),
         "token_ids": rng.integers(0, 50, n).astype(np.int32),
     }
-    for predictor in world.predictors:
+    for name, stride, most in predictors:
         outputs = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1).astype(np.uint8)
-        outputs[:, max(0, n_layers - predictor.stride) :] = ABSENT
-        signals[f"predicted/{predictor.name}"] = outputs[..., : predictor.top_k]
-    return Routing(ids, steps, n_experts, signals, world)
+        outputs[:, max(0, n_layers - stride) :] = ABSENT
+        signals[f"predicted/{name}"] = outputs[..., :most]
+    return steps, signals
 
 
 class Recorded:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from policies.api import LayerEvent, Policy, Setup
@@ -55,12 +56,15 @@ class Witness(Core):
     def next_chunk(self) -> int:
         answer = super().next_chunk()
         state, setup = self.state, self.setup
-        held = [x for x in range(len(state.slot)) if state.slot[x]]
+        held = list(compress(range(len(state.slot)), state.slot))
         if sum(state.size[x] for x in held) + self.policy.gpu_bytes() > setup.budget:
             raise AssertionError("more bytes than the budget")
-        for number, share in enumerate(state.layer_capacity or ()):
-            if sum(state.size[x] for x in held if self.share_of(x) == number) > share:
-                raise AssertionError(f"more bytes than the budget of {self.shared} {number}")
+        if state.layer_capacity is not None:
+            left = list(state.layer_capacity)
+            for x in held:
+                left[number := self.share_of(x)] -= state.size[x]
+                if left[number] < 0:
+                    raise AssertionError(f"more bytes than the budget of {self.shared} {number}")
         return answer
 
     shared = "layer"
@@ -111,8 +115,8 @@ class SeveralWitness(Witness, SeveralCore):
         answer = super().next_chunk_on(gpu)
         state, setup, shares = self.state, self.setup, self.policy.layer_budgets()
         each, held = (setup.budget - self.policy.gpu_bytes()) // setup.gpus, [0] * (setup.gpus * setup.n_layers)
-        for x in range(len(state.slot)):
-            held[setup.pool_of(x) * setup.n_layers + setup.layer_of(x)] += state.size[x] * state.slot[x]
+        for x in compress(range(len(state.slot)), state.slot):
+            held[setup.pool_of(x) * setup.n_layers + setup.layer_of(x)] += state.size[x]
         for at in range(setup.gpus):
             if sum(held[at * setup.n_layers : (at + 1) * setup.n_layers]) > each:
                 raise AssertionError(f"more bytes than the budget of GPU {at}")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from sim.check.laws import (
 from sim.check.serving import served
 from sim.check.synthetic import FakeSignals
 from sim.check.variants import Variant, of_mixed, variants
+from tests.policies.turns import in_turn
 from traces.kit import conf
 
 YAMLS = conf.FOLDER / "policy"
@@ -37,14 +39,17 @@ MIXED = list(of_mixed())
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("variant", CAUSAL, ids=str)
+def turns(variants: Sequence[Variant], seeds: int, each: int) -> pytest.MarkDecorator:
+    found = [pytest.param(variant, seed, id=f"{variant}-{seed}") for variant, seed in in_turn(variants, seeds, each)]
+    return pytest.mark.parametrize(("variant", "seed"), found)
+
+
+@turns(CAUSAL, 4, 1)
 def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> None:
     assert_causal(lambda setup, _: variant.build(setup), seed, variant.world)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("variant", EVERY, ids=str)
+@turns(EVERY, 6, 2)
 def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed: int) -> None:
     assert_keeps_the_rules(variant, seed)
 
@@ -68,8 +73,7 @@ def test_what_is_made_of_mixed_passes_changes_these_and_no_others(variant: Varia
     assert any(run(variant.build(setup), it).core.digest() != run(usual.build(setup), it).core.digest() for it in mixed)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("variant", EVERY, ids=str)
+@turns(EVERY, 3, 1)
 def test_with_several_gpus_it_keeps_the_rules_or_says_why_it_cannot(variant: Variant, seed: int) -> None:
     assert_spreads(variant, seed)
 

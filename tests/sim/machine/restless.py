@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import compress
 from random import Random
 
-import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -28,10 +28,11 @@ class Told(Policy):
     def note(self, what: str, *facts: object) -> None:
         view = self.view
         experts = range(len(self.setup.expert_bytes) * self.setup.n_experts)
-        seen = [(view.resident(x), view.chunks_done(x), view.evictable(x), view.loading(x)) for x in experts]
-        assert [view.complete(x) for x in experts] == [done == self.setup.chunks for _, done, _, _ in seen]
-        there = [x for x, (resident, *_) in enumerate(seen) if resident]
-        assert view.residents() == there == np.flatnonzero(view.slots()).tolist()
+        resident, done = list(map(view.resident, experts)), list(map(view.chunks_done, experts))
+        assert list(map(view.complete, experts)) == list(map(self.setup.chunks.__eq__, done))
+        assert view.slots().tobytes() == bytes(resident)
+        assert view.residents() == list(compress(experts, resident))
+        seen = resident, done, list(map(view.evictable, experts)), list(map(view.loading, experts))
         self.told.append((what, facts, view.free_bytes(), seen))
 
     def on_step(self, step: Step) -> None:

@@ -17,11 +17,13 @@ from policies.lru import LRU
 from sim.check.synthetic import PREDICTORS, FakeSignals
 from sim.check.variants import Variant, variants
 from sim.experiment.cell import make_cell, make_core, make_machine, passes_of
+from tests.policies.turns import in_turn
 from tests.sim.small_trace import config
 from tests.sim.workload.causal import SIZE, E, L, MakeSignals, Recorded, assert_causal, maker, outputs
 from traces import Trace
 
-SEEDS = pytest.mark.parametrize(("seed", "batch"), [(0, 1), (1, 3), (2, 2)])
+TRACES = [(0, 1), (1, 3), (2, 2)]
+SEEDS = pytest.mark.parametrize(("seed", "batch"), TRACES)
 CAUSAL = [v for v in variants() if not registry.find(v.name).clairvoyant]
 
 
@@ -30,8 +32,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recorded
     return maker(tmp_path_factory)
 
 
-@SEEDS
-@pytest.mark.parametrize("variant", CAUSAL, ids=str)
+@pytest.mark.parametrize(
+    ("variant", "seed", "batch"),
+    [
+        pytest.param(it, *TRACES[i], id=f"{it}-{'-'.join(map(str, TRACES[i]))}")
+        for it, i in in_turn(CAUSAL, len(TRACES))
+    ],
+)
 def test_nothing_is_decided_by_what_comes_later(
     variant: Variant, seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Learned, Schedule, Setup, Shapes, Signal, Step
-from policies.next_use.ahead import Ahead, Named
+from policies.next_use.ahead import Ahead, Gain, Named
 from policies.next_use.fit import Discount, Estimate, learn
 from policies.next_use.learner import Learner
 from policies.next_use.ledger import Ledger, victims
@@ -59,6 +59,7 @@ class NextUse(Pooled[Scores]):
         gates: bool = True,
         sure: float = 0.6,
         margin: float = 0.1,
+        priced: bool = True,
         host: bool = False,
         scope: Scope = "global",
     ) -> None:
@@ -77,6 +78,7 @@ class NextUse(Pooled[Scores]):
         self.margin = between("margin", margin, 0, 1, "of worth, above the victim's")
         self.distances = 0 if prefetch == "off" else min(DEEP if prefetch == "deep" else 1, n_layers - 1)
         self.names = Ahead(n_layers, self.distances, setup.top_k) if self.distances else None
+        self.gain = Gain(setup) if priced else None
         self.hoped: dict[int, float] = {}  # asked for, its gate still to come: how likely it is chosen
         self.ledger = Ledger(setup) if host else None
         self.hosted: frozenset[int] = frozenset()  # of the event under way
@@ -200,6 +202,8 @@ class NextUse(Pooled[Scores]):
             self.hoped.pop(expert, None)
         if self.rows > 1 or event.prefill or len(event.requests) > 1:
             return
+        if self.gain is not None:
+            self.gain.saw(not all(map(view.complete, event.demand)))
         for distance in range(1, min(self.distances, self.setup.n_layers - 1 - layer) + 1):
             later = layer + distance
             if self.gates:
@@ -213,11 +217,14 @@ class NextUse(Pooled[Scores]):
                 if view.resident(x):
                     continue
                 odds = ahead.odds.of(distance, rank)
-                issued = odds >= self.sure and self.actions.prefetch(x, odds - distance)
+                issued = odds >= self.sure and self._pays(x, distance, odds) and self.actions.prefetch(x, odds - distance)
                 if issued:
                     self.hoped[x] = odds
                     self.actions.expect([x])
                 ahead.named[later].append(Named(x, distance, rank, issued))
+
+    def _pays(self, expert: int, distance: int, odds: float, victim: float = 0.0) -> bool:
+        return self.gain is None or self.gain.pays(self.setup.layer_of(expert), distance, odds, victim)
 
     def own_of(self, layer: int) -> Reals:
         """Worth from an expert's own features alone, as of the last token of the layer."""
@@ -233,9 +240,13 @@ class NextUse(Pooled[Scores]):
         found = super().victim(incoming, speculative)
         if speculative and found is not None:
             worth = max(self.hoped.get(found, 0.0), self.pools[found // self.span].worth_of(found))
-            if worth + self.margin >= self.hoped.get(incoming, 0.0):
+            odds = self.hoped.get(incoming, 0.0)
+            if worth + self.margin >= odds or not self._pays(incoming, self._ahead_of(incoming), odds, worth):
                 return None
         return found
+
+    def _ahead_of(self, expert: int) -> int:
+        return max(1, self.setup.layer_of(expert) - self.layer)
 
     def score(self, experts: slice) -> Reals:
         worth = self.worth

@@ -54,8 +54,8 @@ class Gain:
     """What a load ahead gains and costs in time, at the machine's prices.
 
     One that comes true is ahead of its demand by what the layer under way computes when its own copies are there, at
-    most its own copy: that it gains. One that does not holds up what is missing then, if anything is, for the rest of its copy, which cannot be
-    interrupted; and it has pushed out an expert, whose use costs a copy.
+    most its own copy: that it gains. One that does not holds up what is missing then, if anything is, for the rest of
+    its copy, which cannot be interrupted; and it has pushed out an expert, whose use costs a copy.
     """
 
     def __init__(self, setup: Setup) -> None:

@@ -24,6 +24,16 @@ DEEP = 2
 """Layers that deep looks ahead."""
 
 
+HORIZONS = ((0.35, (0.5, 0.0)), (0.6, (0.7, 0.3)), (1.0, (0.85, 0.3)))
+"""Up to which share of the experts that the budget holds, and the discount and its far part."""
+
+
+def horizon(setup: Setup) -> tuple[float, float]:
+    """Discount and far part by the budget: the more it holds, the later is what it can still have when it is used."""
+    share = setup.budget / (setup.n_experts * sum(setup.expert_bytes[: setup.n_layers]))
+    return next((it for most, it in HORIZONS if share <= most), HORIZONS[-1][1])
+
+
 class NextUse(Pooled[Scores]):
     """Evict the expert with the least expected discount ^ (tokens to its next use), estimated from its layer's routing.
 
@@ -49,13 +59,13 @@ class NextUse(Pooled[Scores]):
         self,
         setup: Setup,
         *,
-        discount: float = 0.7,
-        far: float = 0.3,
+        discount: float | None = None,
+        far: float | None = None,
         scores: bool = True,
         components: int = 64,
         due: bool = True,
         online: bool = True,
-        prefetch: Prefetch = "next",
+        prefetch: Prefetch = "deep",
         gates: bool = True,
         sure: float = 0.6,
         margin: float = 0.1,
@@ -64,8 +74,11 @@ class NextUse(Pooled[Scores]):
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
-        self.discount = between("discount", discount, 0, 1, "of a use, per token before it")
-        self.far = between("far", far, 0, 1, "of a use's worth, which fades a third as fast")
+        near, slow = horizon(setup)
+        self.discount = (
+            near if discount is None else between("discount", discount, 0, 1, "of a use, per token before it")
+        )
+        self.far = slow if far is None else between("far", far, 0, 1, "of a use's worth, which fades a third as fast")
         self.scores, self.due, self.online = scores, due, online
         self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
@@ -83,11 +96,12 @@ class NextUse(Pooled[Scores]):
         self.ledger = Ledger(setup) if host else None
         self.hosted: frozenset[int] = frozenset()  # of the event under way
         self.layer, self.rows = -1, 1
+        self.known: set[int] = set()  # requests that have begun
         self.learner: Learner | None = None
         self.at: Reals = np.empty(0)
         self.seen: list[tuple[NDArray[np.integer], NDArray[np.floating] | None]] = []  # by layer, of one request
         ahead = (np.arange(n_layers)[None] - np.arange(n_layers)[:, None] - 1) % n_layers
-        self.nearer: Reals = discount ** (ahead / n_layers)
+        self.nearer: Reals = self.discount ** (ahead / n_layers)
         """[L now, L]: what a use in each layer is discounted by, for the layers that come before it."""
 
     def uses(self, hook: str) -> bool:
@@ -115,6 +129,7 @@ class NextUse(Pooled[Scores]):
 
     def recall(self, learned: Learned) -> None:
         self.estimate = Estimate.recalled(learned)
+        self.recent = self.estimate.recent(scores=self.scores)
         if self.estimate.ridge is not None:
             self.context = Context(self.estimate.basis)
             if self.online:
@@ -135,6 +150,9 @@ class NextUse(Pooled[Scores]):
         if self.names is not None:
             self._forget(self.names.drop())
         self.rows = step.rows if step.prefill else 1
+        if self.known.isdisjoint(step.requests):
+            self.recent.begin()
+        self.known.update(step.requests)
         if self.learner is not None and step.rows > 1:
             self.learner.begin(self.recent)
 
@@ -217,7 +235,9 @@ class NextUse(Pooled[Scores]):
                 if view.resident(x):
                     continue
                 odds = ahead.odds.of(distance, rank)
-                issued = odds >= self.sure and self._pays(x, distance, odds) and self.actions.prefetch(x, odds - distance)
+                issued = (
+                    odds >= self.sure and self._pays(x, distance, odds) and self.actions.prefetch(x, odds - distance)
+                )
                 if issued:
                     self.hoped[x] = odds
                     self.actions.expect([x])

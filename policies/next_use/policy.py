@@ -62,7 +62,7 @@ class NextUse(Pooled[Scores]):
         discount: float | None = None,
         far: float | None = None,
         scores: bool = True,
-        components: int = 64,
+        components: int = 48,
         due: bool = True,
         online: bool = True,
         prefetch: Prefetch = "deep",

@@ -59,8 +59,9 @@ class Recent:
         self.age = np.full((n_layers, n_experts), NEVER)
         """Tokens since the last choice; 0: by the last one."""
         self._ages[:] = np.log1p(NEVER)
+        popular = np.full(self.age.shape, 0.5) if popular is None else popular
         self._shares, self._before = self.table[2 * n + 2 : 2 * n + 2 + m], np.array(BEFORE)[:, None, None]
-        self._popular = np.full(self.age.shape, 0.5) if popular is None else popular
+        self._prior, self._at_first = self._before * popular, np.log(popular)
         self._counts, self._rows = np.zeros(self.age.shape), np.zeros((n_layers, 1))
         self.begin()
         self.scored = self.table[2 * n + 2 + m : -1] if scores else None
@@ -71,7 +72,7 @@ class Recent:
     def begin(self) -> None:
         """Another sequence begins: averages fade as they do, its own shares start anew."""
         self._counts[:], self._rows[:] = 0, 0
-        self._shares[:] = np.log(self._popular)
+        self._shares[:] = self._at_first
 
     def see(
         self, layers: slice, ids: NDArray[np.integer], probs: NDArray[np.floating] | None = None
@@ -91,10 +92,11 @@ class Recent:
         np.log(chosen + FLOOR, out=self._logs[:, layers])
         np.log1p(age, out=self._ages[layers])
         np.equal(age, 0, out=self._last[layers])
-        self._counts[layers] += marks.sum(0)
+        self._counts[layers] += marks[0] if len(ids) == 1 else marks.sum(0)
         self._rows[layers] += len(ids)
-        shares = self._counts[layers] + self._before * self._popular[layers]
-        np.log(shares / (self._rows[layers] + self._before), out=self._shares[:, layers])
+        shares = self._counts[layers] + self._prior[:, layers]
+        shares /= self._rows[layers] + self._before
+        np.log(shares, out=self._shares[:, layers])
         if self.scored is not None and probs is not None:
             logs = np.log(np.maximum(probs[-LONGEST:].astype(np.float64), LEAST_SCORE))
             self._fade(self.scored[:, layers], logs)

@@ -2,8 +2,8 @@
 
 Writes ``next_use.csv`` beside it and the table in its folder's README. For each trace (a folder, or ``sample``) and
 budget: next_use, the fastest published lossless row, and the time bound. Cells that ``outputs/next_use`` has are
-read. ``NAME=FOLDER:N`` measures the first N test requests. The rows that are tried are RIVALS and the one that a pass
-over the first requests finds the fastest of PUBLISHED; ``NAME=FOLDER+ROW,ROW`` names them instead.
+read. ``NAME=FOLDER:N`` measures the first N test requests. The rows that are tried are RIVALS and those that a pass over
+some train requests finds the fastest of PUBLISHED, by budget; ``NAME=FOLDER+ROW,ROW`` names them instead.
 ``NAME=FOLDER@HARDWARE``: another machine than the RTX 4090.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from policies.api import Signal
+from policies.registry import find
 from sim.experiment.bounds import floors
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
@@ -26,18 +26,24 @@ HERE = Path(__file__).resolve().parent
 NUMBERS, PAGE = HERE / "next_use.csv", HERE.parent / "policies" / "next_use" / "README.md"
 BEGIN, END = "<!-- docs/next_use.py writes from here -->\n", "<!-- to here -->"
 BUDGETS = ("15%", "25%", "50%", "75%")
-PUBLISHED = ("lru", "lru_layer", "lfu", "lfru", "static", "gate_ahead", "hobbit_lossless", "promoe")
+PUBLISHED = (
+    *("lru", "lru_layer", "lfu", "lfru", "static", "gate_ahead", "hobbit_lossless", "promoe"),
+    *("fmoe", "moe_infinity", "mixtral_offloading"),
+)
 SWITCHES = {"promoe": ["policy.predictor=gate_ahead"]}
 RIVALS = ("lru", "lru_layer", "lfru")
 SCREENED = 2
-"""Requests of the pass that finds the fastest."""
+"""Train requests of the pass that finds the fastest."""
+FASTEST = 2
+"""So many of these are tried on the test requests."""
 
 
-def own_words(trace: str) -> list[str]:
-    """next_use with what the trace recorded."""
-    found = open_trace(find_trace(trace))
-    wants = (("scores", Signal.ROUTER_PROBS), ("gates", Signal.GATE_AHEAD))
-    return ["policy=next_use", *(f"policy.{key}=false" for key, signal in wants if not found.has(signal))]
+def words_of(policy: str, trace: str) -> list[str]:
+    """A row with what the trace recorded: what a policy does without a signal it says itself."""
+    found, words = open_trace(find_trace(trace)), SWITCHES.get(policy, [])
+    without = find(read_config([f"policy={policy}"]).policy["name"]).without
+    lacks = [word for signal, word in without.items() if not found.has(signal) and word.startswith("policy.")]
+    return [f"policy={policy}", *words, *lacks]
 
 
 def times(words: list[str], out: Path) -> tuple[float, pd.DataFrame] | None:
@@ -53,17 +59,13 @@ def times(words: list[str], out: Path) -> tuple[float, pd.DataFrame] | None:
     return per_token, pd.DataFrame({"whole": whole, "tpot": rows["tpot_ns"] / 1e6})
 
 
-def words_of(policy: str) -> list[str]:
-    """A published row."""
-    return [f"policy={policy}", *SWITCHES.get(policy, [])]
-
-
-def screened(at: list[str], budget: str, out: Path) -> str:
-    """The fastest of PUBLISHED on the first requests."""
-    few = [*at, f"limit={SCREENED}", f"budget={budget}"]
-    tried = {policy: times([*few, *words_of(policy)], out) for policy in PUBLISHED}
+def screened(at: list[str], trace: str, budget: str, out: Path) -> list[str]:
+    """The fastest of PUBLISHED on some train requests, from which they do not learn."""
+    few = [*at, "measure=validation", f"limit={SCREENED}", f"budget={budget}"]
+    tried = {policy: times([*few, *words_of(policy, trace)], out) for policy in PUBLISHED}
     known = {policy: found[0] for policy, found in tried.items() if found is not None}
-    return min(known, key=lambda policy: known[policy])
+    print(budget, {policy: f"{ms:.4g}" for policy, ms in known.items()}, flush=True)
+    return sorted(known, key=lambda policy: known[policy])[:FASTEST]
 
 
 def judged(
@@ -76,11 +78,12 @@ def judged(
     bounds = [floor.ns / 1e6 for floor in floors(cell, budgets)]
     title, rows = name if len(at) == 1 else f"{name}, {at[1]}", list[dict[str, object]]()
     for budget, bound in zip(BUDGETS, bounds, strict=True):
-        own = times([*whole, f"budget={budget}", *own_words(trace)], out)
+        own = times([*whole, f"budget={budget}", *words_of("next_use", trace)], out)
         assert own is not None
-        others = rivals or [*RIVALS, screened(at, budget, out)]
+        others = rivals or [*RIVALS, *screened(at, trace, budget, out)]
         tried = {
-            policy: times([*whole, f"budget={budget}", *words_of(policy)], out) for policy in dict.fromkeys(others)
+            policy: times([*whole, f"budget={budget}", *words_of(policy, trace)], out)
+            for policy in dict.fromkeys(others)
         }
         known = {policy: found for policy, found in tried.items() if found is not None}
         best = min(known, key=lambda policy: known[policy][0])

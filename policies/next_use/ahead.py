@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from policies.api import Setup
+from policies.parts.lanes import alone_ns
+
 PRIOR = 8.0
 """Names that are taken to have come true half of the time, before any has been seen."""
 FORGET = 0.998
@@ -41,6 +44,38 @@ class Odds:
         true, every = self.true[name.distance - 1], self.all[name.distance - 1]
         true[name.rank] = FORGET * true[name.rank] + chosen
         every[name.rank] = FORGET * every[name.rank] + 1
+
+
+SEEN = 0.98
+"""Per decode event, of how often something was missing."""
+
+
+class Gain:
+    """What a load ahead gains and costs in time, at the machine's prices.
+
+    One that comes true is ahead of its demand by what the layer under way computes when its own copies are there, at
+    most its own copy: that it gains. One that does not holds up what is missing then, if anything is, for the rest of
+    its copy, which cannot be interrupted; and it has pushed out an expert, whose use costs a copy.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        layers, costs = range(setup.n_layers), setup.costs
+        self.copy_ns = [alone_ns(setup, layer) for layer in layers]
+        self.expert_ns = [costs.expert_ns(layer, 1) + costs.launch_ns for layer in layers]
+        self.top_k, self.missing = setup.top_k, True
+        self.busy = 1.0
+        """The share of decode events in which something is missing."""
+
+    def saw(self, missing: bool) -> None:
+        """An event, and whether anything was missing."""
+        self.missing = missing
+        self.busy = SEEN * self.busy + (1 - SEEN) * missing
+
+    def pays(self, layer: int, distance: int, odds: float, victim: float) -> bool:
+        """Whether a name of ``layer``, so many layers ahead, is worth its load, for a victim that is worth so much."""
+        copy, busy = self.copy_ns[layer], self.missing + (distance - 1) * self.busy  # layers that wait for their last
+        hidden = min(copy, self.expert_ns[layer] * (busy + (distance - busy) * self.top_k))
+        return odds * hidden >= (1 - odds) * (self.busy * (copy - hidden) + victim * copy)
 
 
 class Ahead:

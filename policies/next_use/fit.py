@@ -7,17 +7,15 @@ in a few principal components. How strong the ridge is, and whether there is one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import History, Learned, PastRequest
+from policies.api import History, Learned
+from policies.next_use.past import distances, replayed, tokens_of
 from policies.next_use.recent import Reals, Recent, choices, contexts
 
-BEYOND = 400
-"""Tokens to the next choice of what is not chosen again."""
 MOST_ROWS = 4096
 """Tokens of the train requests that are learned from, the first ones."""
 MOST_ENTRIES = 16_000_000
@@ -40,7 +38,7 @@ STILL = 1e-3
 LEAST_LOGIT = -50.0
 LEAST = 1e-4
 """Estimates lie between it and one minus it."""
-ARRAYS = ("weights", "offsets", "basis", "mean", "turns", "later")
+ARRAYS = ("weights", "offsets", "popular", "basis", "mean", "turns", "later")
 SUMS = ("squares", "products", "penalty")
 """Of an estimate, and of its sums."""
 
@@ -62,20 +60,20 @@ class Sums:
     """Of a ridge regression per layer, over tokens; more tokens may be added."""
 
     squares: Reals
-    """Of the centred components, [L, components, components]."""
+    """Of the centred components, [L, C, C]."""
     products: Reals
-    """Of these with what is left to explain, [L, components, E]."""
+    """Of these with what is left to explain, [L, C, E]."""
     penalty: Reals
     """[L], what it was when the train requests had been read: the more tokens, the less it says."""
 
     def add(self, at: NDArray[np.floating], left: NDArray[np.floating]) -> None:
-        """Tokens, with their centred components [n, L, components] and what is left of their labels [n, L, E]."""
+        """Tokens, with their centred components [n, L, C] and what is left of their labels [n, L, E]."""
         x = np.ascontiguousarray(at.transpose(1, 2, 0))
         self.squares[:] += x @ x.transpose(0, 2, 1)
         self.products[:] += x @ left.transpose(1, 0, 2)
 
     def turns(self) -> Reals:
-        """The solution, [L, E, components]."""
+        """The solution, [L, E, C]."""
         regular = self.squares + self.penalty[:, None, None] * np.eye(self.squares.shape[1])
         return np.asarray(np.linalg.solve(regular, self.products).transpose(0, 2, 1))
 
@@ -88,12 +86,14 @@ class Estimate:
     """Of an expert's own features, [features]."""
     offsets: Reals
     """[L, E]: the intercept, and how popular the expert is."""
+    popular: Reals
+    """[L, E]: the share of the train requests' tokens that chose it."""
     basis: Reals
-    """Of the last token's choices, [components, L, E]; none: without context."""
+    """Of a token's choices, [components, L, E]; none: without context. C below is twice as many: of two tokens."""
     mean: Reals
-    """Of the components before they are centred, [components]."""
+    """Of the components before they are centred, [C]."""
     turns: Reals
-    """What the components add, [L, E, components]."""
+    """What the components add, [L, E, C]."""
     loss: float
     """Mean cross-entropy of the first step, nats."""
     ridge: float | None
@@ -116,6 +116,10 @@ class Estimate:
         arrays = {name: np.asarray(array, np.float64) for name, array in learned.arrays.items()}
         sums = Sums(*(arrays.pop(name) for name in SUMS)) if SUMS[0] in arrays else None
         return cls(**arrays, loss=learned.facts["loss"], ridge=learned.facts["ridge"], sums=sums)
+
+    def recent(self, *, scores: bool) -> Recent:
+        """Of its shape, with nothing seen."""
+        return Recent(*self.offsets.shape, scores=scores, popular=self.popular)
 
     def own(self, recent: Recent, layer: int | None = None) -> Reals:
         """From an expert's own features alone: of a layer, [E], or of all, [L, E]."""
@@ -154,27 +158,27 @@ def learn(
 ) -> Estimate:
     """Fit on the train requests, read in order as one sequence of tokens; ``ahead``: layers that are looked ahead."""
     most = max(1, min(MOST_ROWS, MOST_ENTRIES // (n_layers * n_experts)))
-    ids, probs = _rows(history.requests(), scores, most)
-    n = len(ids)
+    past = tokens_of(history.requests(), scores, most)
+    ids, n = past.ids, len(past.ids)
     chosen = choices(ids, n_experts)
-    popular = np.log((chosen.sum(0) + 1) / (n + 2))
-    sooner = discount.of(_distances(chosen)).astype(np.float32)
+    popular = (chosen.sum(0) + 1) / (n + 2)
+    sooner = discount.of(distances(chosen)).astype(np.float32)
     first = min(WARM_ROWS, n // 2)
     taken = set(range(first, n, max(1, chosen.size // MOST_EXAMPLES)))
     features, labels = [], []
-    for row, recent in enumerate(_replayed(ids, probs, n_experts)):
+    for row, recent in enumerate(replayed(past, popular)):
         if row in taken:
-            own = np.concatenate([recent.table, popular[None]])
+            own = np.concatenate([recent.table, np.log(popular)[None]])
             features.append(own.reshape(len(own), -1))
             labels.append(sooner[row].ravel())
     weights, intercept, loss = regress(np.concatenate(features, 1).T, np.concatenate(labels))
-    offsets = intercept + weights[-1] * popular
-    alone = Estimate(weights[:-1], offsets, np.empty(0), np.empty(0), np.empty(0), loss, None)
+    offsets = intercept + weights[-1] * np.log(popular)
+    alone = Estimate(weights[:-1], offsets, popular, np.empty(0), np.empty(0), np.empty(0), loss, None)
     if not components or n < 2 * HELD_OUT:
         return alone
     basis = _components(chosen, components)
     left, at = np.empty_like(sooner), contexts(basis, ids, None)
-    for row, recent in enumerate(_replayed(ids, probs, n_experts)):
+    for row, recent in enumerate(replayed(past, popular)):
         left[row] = sooner[row] - alone.own(recent)
     ridge, mean, sums = _second(at[first:], left[first:])
     turns = np.empty(0) if sums is None else sums.turns()
@@ -183,11 +187,11 @@ def learn(
         left[1:] = chosen[1:] - (sooner - left)[:-1]  # of what was known of a layer before its gate
         left[0] = 0
         later = _later(sums, at[first:] - mean.astype(np.float32), left[first:], ahead)
-    return Estimate(alone.weights, offsets, basis, mean, turns, loss, ridge, sums, later)
+    return Estimate(alone.weights, offsets, popular, basis, mean, turns, loss, ridge, sums, later)
 
 
 def _later(sums: Sums, at: NDArray[np.float32], left: NDArray[np.float32], ahead: int) -> Reals:
-    """What the components after a gate say of the choices up to ``ahead`` layers later, [A, L, E, components]."""
+    """What the components after a gate say of the choices up to ``ahead`` layers later, [A, L, E, C]."""
     found = []
     for distance in range(1, ahead + 1):
         products = np.zeros_like(sums.products)
@@ -222,38 +226,6 @@ def _logistic(at: Reals) -> Reals:
     return np.asarray(1 / (1 + np.exp(-np.clip(at, -30, 30))))
 
 
-def _rows(
-    requests: Iterable[PastRequest], scores: bool, most: int
-) -> tuple[NDArray[np.integer], NDArray[np.floating] | None]:
-    ids, probs, left = [], [], most
-    for request in requests:
-        ids.append(request.expert_ids()[:left])
-        if scores:
-            probs.append(request.router_probs()[:left])
-        left -= len(ids[-1])
-        if left <= 0:
-            break
-    return np.concatenate(ids), np.concatenate(probs) if scores else None
-
-
-def _replayed(ids: NDArray[np.integer], probs: NDArray[np.floating] | None, n_experts: int) -> Iterable[Recent]:
-    """What was seen after each token."""
-    recent = Recent(ids.shape[1], n_experts, scores=probs is not None)
-    for row in range(len(ids)):
-        recent.see(slice(None), ids[row : row + 1], None if probs is None else probs[row : row + 1])
-        yield recent
-
-
-def _distances(chosen: NDArray[np.bool_]) -> NDArray[np.int16]:
-    """Of each token the tokens from the next one on until each expert is chosen, [n, L, E]."""
-    until = np.empty(chosen.shape, np.int16)
-    at = np.full(chosen.shape[1:], BEYOND, np.int16)
-    for row in range(len(chosen) - 1, -1, -1):
-        until[row] = at
-        at = np.where(chosen[row], 0, np.minimum(at + 1, BEYOND)).astype(np.int16)
-    return until
-
-
 def _components(chosen: NDArray[np.bool_], wanted: int) -> Reals:
     """The first principal components of tokens' choices, [components, L, E]."""
     some = chosen[:: -(-len(chosen) // MOST_FOR_BASIS)].reshape(-1, chosen[0].size).astype(np.float64)
@@ -267,7 +239,7 @@ def _components(chosen: NDArray[np.bool_], wanted: int) -> Reals:
 
 
 def _second(at: NDArray[np.float32], left: NDArray[np.float32]) -> tuple[float | None, Reals, Sums | None]:
-    """The ridge, the components' means [components], and the sums over ``at`` [n, L, components]."""
+    """The ridge, the components' means [C], and the sums over ``at`` [n, L, C]."""
     n, n_layers, width = at.shape
     cut = n - n // HELD_OUT
     mean = at.mean((0, 1), dtype=np.float64)

@@ -32,13 +32,13 @@ class Learner:
 
     def __init__(self, estimate: Estimate, discount: Discount, *, scores: bool) -> None:
         assert estimate.sums is not None
-        width, n_layers, n_experts = estimate.basis.shape
+        width, (n_layers, n_experts) = len(estimate.mean), estimate.offsets.shape
         self.first, self.n_experts = estimate, n_experts
         copied = (part.copy() for part in (estimate.sums.squares, estimate.sums.products, estimate.sums.penalty))
         self.sums = type(estimate.sums)(*copied)
         worth = discount.of(np.arange(LONGEST_WAIT))
         self.wait = int((worth > NEGLIGIBLE).sum()) or 1
-        self.recent = Recent(n_layers, n_experts, scores=scores)
+        self.recent = estimate.recent(scores=scores)
         self.before: NDArray[np.integer] | None = None
         self.discounts = worth[self.wait - 1 :: -1, None, None]  # of the last rows, the latest last
         room = self.wait + BLOCK

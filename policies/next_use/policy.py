@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Learned, Schedule, Setup, Shapes, Signal, Step
-from policies.next_use.ahead import Ahead, Named
+from policies.next_use.ahead import Ahead, Gain, Named
 from policies.next_use.fit import Discount, Estimate, learn
 from policies.next_use.learner import Learner
 from policies.next_use.ledger import Ledger, victims
@@ -22,6 +22,16 @@ from policies.parts.sides import hottest_first, lookups
 Prefetch = Literal["off", "next", "deep"]
 DEEP = 2
 """Layers that deep looks ahead."""
+
+
+HORIZONS = ((0.35, (0.5, 0.0)), (0.6, (0.7, 0.3)), (1.0, (0.85, 0.3)))
+"""Up to which share of the experts that the budget holds, and the discount and its far part."""
+
+
+def horizon(setup: Setup) -> tuple[float, float]:
+    """Discount and far part by the budget: the more it holds, the later is what it can still have when it is used."""
+    share = setup.budget / (setup.n_experts * sum(setup.expert_bytes[: setup.n_layers]))
+    return next((it for most, it in HORIZONS if share <= most), HORIZONS[-1][1])
 
 
 class NextUse(Pooled[Scores]):
@@ -49,22 +59,26 @@ class NextUse(Pooled[Scores]):
         self,
         setup: Setup,
         *,
-        discount: float = 0.7,
-        far: float = 0.3,
+        discount: float | None = None,
+        far: float | None = None,
         scores: bool = True,
-        components: int = 64,
+        components: int = 48,
         due: bool = True,
         online: bool = True,
-        prefetch: Prefetch = "next",
+        prefetch: Prefetch = "deep",
         gates: bool = True,
         sure: float = 0.6,
         margin: float = 0.1,
+        priced: bool = True,
         host: bool = False,
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
-        self.discount = between("discount", discount, 0, 1, "of a use, per token before it")
-        self.far = between("far", far, 0, 1, "of a use's worth, which fades a third as fast")
+        near, slow = horizon(setup)
+        self.discount = (
+            near if discount is None else between("discount", discount, 0, 1, "of a use, per token before it")
+        )
+        self.far = slow if far is None else between("far", far, 0, 1, "of a use's worth, which fades a third as fast")
         self.scores, self.due, self.online = scores, due, online
         self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
@@ -77,15 +91,17 @@ class NextUse(Pooled[Scores]):
         self.margin = between("margin", margin, 0, 1, "of worth, above the victim's")
         self.distances = 0 if prefetch == "off" else min(DEEP if prefetch == "deep" else 1, n_layers - 1)
         self.names = Ahead(n_layers, self.distances, setup.top_k) if self.distances else None
+        self.gain = Gain(setup) if priced else None
         self.hoped: dict[int, float] = {}  # asked for, its gate still to come: how likely it is chosen
         self.ledger = Ledger(setup) if host else None
         self.hosted: frozenset[int] = frozenset()  # of the event under way
         self.layer, self.rows = -1, 1
+        self.known: set[int] = set()  # requests that have begun
         self.learner: Learner | None = None
         self.at: Reals = np.empty(0)
         self.seen: list[tuple[NDArray[np.integer], NDArray[np.floating] | None]] = []  # by layer, of one request
         ahead = (np.arange(n_layers)[None] - np.arange(n_layers)[:, None] - 1) % n_layers
-        self.nearer: Reals = discount ** (ahead / n_layers)
+        self.nearer: Reals = self.discount ** (ahead / n_layers)
         """[L now, L]: what a use in each layer is discounted by, for the layers that come before it."""
 
     def uses(self, hook: str) -> bool:
@@ -113,6 +129,7 @@ class NextUse(Pooled[Scores]):
 
     def recall(self, learned: Learned) -> None:
         self.estimate = Estimate.recalled(learned)
+        self.recent = self.estimate.recent(scores=self.scores)
         if self.estimate.ridge is not None:
             self.context = Context(self.estimate.basis)
             if self.online:
@@ -133,6 +150,9 @@ class NextUse(Pooled[Scores]):
         if self.names is not None:
             self._forget(self.names.drop())
         self.rows = step.rows if step.prefill else 1
+        if self.known.isdisjoint(step.requests):
+            self.recent.begin()
+        self.known.update(step.requests)
         if self.learner is not None and step.rows > 1:
             self.learner.begin(self.recent)
 
@@ -200,6 +220,8 @@ class NextUse(Pooled[Scores]):
             self.hoped.pop(expert, None)
         if self.rows > 1 or event.prefill or len(event.requests) > 1:
             return
+        if self.gain is not None:
+            self.gain.saw(not all(map(view.complete, event.demand)))
         for distance in range(1, min(self.distances, self.setup.n_layers - 1 - layer) + 1):
             later = layer + distance
             if self.gates:
@@ -213,11 +235,16 @@ class NextUse(Pooled[Scores]):
                 if view.resident(x):
                     continue
                 odds = ahead.odds.of(distance, rank)
-                issued = odds >= self.sure and self.actions.prefetch(x, odds - distance)
+                issued = (
+                    odds >= self.sure and self._pays(x, distance, odds) and self.actions.prefetch(x, odds - distance)
+                )
                 if issued:
                     self.hoped[x] = odds
                     self.actions.expect([x])
                 ahead.named[later].append(Named(x, distance, rank, issued))
+
+    def _pays(self, expert: int, distance: int, odds: float, victim: float = 0.0) -> bool:
+        return self.gain is None or self.gain.pays(self.setup.layer_of(expert), distance, odds, victim)
 
     def own_of(self, layer: int) -> Reals:
         """Worth from an expert's own features alone, as of the last token of the layer."""
@@ -233,9 +260,13 @@ class NextUse(Pooled[Scores]):
         found = super().victim(incoming, speculative)
         if speculative and found is not None:
             worth = max(self.hoped.get(found, 0.0), self.pools[found // self.span].worth_of(found))
-            if worth + self.margin >= self.hoped.get(incoming, 0.0):
+            odds = self.hoped.get(incoming, 0.0)
+            if worth + self.margin >= odds or not self._pays(incoming, self._ahead_of(incoming), odds, worth):
                 return None
         return found
+
+    def _ahead_of(self, expert: int) -> int:
+        return max(1, self.setup.layer_of(expert) - self.layer)
 
     def score(self, experts: slice) -> Reals:
         worth = self.worth

@@ -19,6 +19,8 @@ LONGEST = 1024
 """Rows of a pass that are looked at, the last ones: an average forgets the others."""
 NEVER = 200.0
 """The age, in tokens, of what has not been seen."""
+BEFORE = (8.0, 32.0)
+"""Tokens that the train requests' shares count for beside those of the sequence under way."""
 
 
 def choices(ids: NDArray[np.integer], n_experts: int) -> NDArray[np.bool_]:
@@ -33,24 +35,44 @@ class Recent:
     """The state of ``n_layers`` layers: what an estimate is made from is ``table``, [features, layers, E].
 
     Time is counted in tokens of the layer, whoever's they are; with several requests in a pass their rows come in turn.
-    ``scores``: whether the router's scores over all experts are known.
+    ``scores``: whether the router's scores over all experts are known. ``popular``: the share of tokens that chooses
+    each expert, [L, E], as far as is known.
     """
 
-    def __init__(self, n_layers: int, n_experts: int, *, scores: bool, decays: Sequence[float] = DECAYS) -> None:
-        n = len(decays)
+    def __init__(
+        self,
+        n_layers: int,
+        n_experts: int,
+        *,
+        scores: bool,
+        popular: Reals | None = None,
+        decays: Sequence[float] = DECAYS,
+    ) -> None:
+        n, m = len(decays), len(BEFORE)
         self.n_experts, self.decays = n_experts, np.array(decays)
-        self.table = np.zeros((2 * n + 2 + (n + 1 if scores else 0), n_layers, n_experts))
+        self.table = np.zeros((2 * n + 2 + m + (n + 1 if scores else 0), n_layers, n_experts))
         self.chosen = self.table[:n]
-        """Averages of being chosen; after them their logarithms, that of the age, and whether it is 0."""
+        """Averages of being chosen; after them their logarithms, that of the age, whether it is 0, and of the sequence
+        under way the logarithm of the share of its tokens."""
         self._logs, self._ages, self._last = self.table[n : 2 * n], self.table[2 * n], self.table[2 * n + 1]
         self._logs[:] = np.log(FLOOR)
         self.age = np.full((n_layers, n_experts), NEVER)
         """Tokens since the last choice; 0: by the last one."""
         self._ages[:] = np.log1p(NEVER)
-        self.scored = self.table[2 * n + 2 : -1] if scores else None
+        popular = np.full(self.age.shape, 0.5) if popular is None else popular
+        self._shares, self._before = self.table[2 * n + 2 : 2 * n + 2 + m], np.array(BEFORE)[:, None, None]
+        self._prior, self._at_first = self._before * popular, np.log(popular)
+        self._counts, self._rows = np.zeros(self.age.shape), np.zeros((n_layers, 1))
+        self.begin()
+        self.scored = self.table[2 * n + 2 + m : -1] if scores else None
         """Averages of the logarithm of the score; after them that of the last one."""
         self._fading, self._coming = self.decays[:, None, None], 1 - self.decays[:, None, None]
         self._kept = self.decays[:, None] ** np.arange(LONGEST - 1, -1, -1)  # [J, rows], the last row's is 1
+
+    def begin(self) -> None:
+        """Another sequence begins: averages fade as they do, its own shares start anew."""
+        self._counts[:], self._rows[:] = 0, 0
+        self._shares[:] = self._at_first
 
     def see(
         self, layers: slice, ids: NDArray[np.integer], probs: NDArray[np.floating] | None = None
@@ -70,6 +92,11 @@ class Recent:
         np.log(chosen + FLOOR, out=self._logs[:, layers])
         np.log1p(age, out=self._ages[layers])
         np.equal(age, 0, out=self._last[layers])
+        self._counts[layers] += marks[0] if len(ids) == 1 else marks.sum(0)
+        self._rows[layers] += len(ids)
+        shares = self._counts[layers] + self._prior[:, layers]
+        shares /= self._rows[layers] + self._before
+        np.log(shares, out=self._shares[:, layers])
         if self.scored is not None and probs is not None:
             logs = np.log(np.maximum(probs[-LONGEST:].astype(np.float64), LEAST_SCORE))
             self._fade(self.scored[:, layers], logs)
@@ -79,6 +106,7 @@ class Recent:
     def take(self, other: Recent) -> None:
         """Be as the other is, of the same shape."""
         self.table[:], self.age[:] = other.table, other.age
+        self._counts[:], self._rows[:] = other._counts, other._rows
 
     def _fade(self, averages: Reals, rows: NDArray[np.generic]) -> None:
         """Bring averages [J, layers, E] up to date with ``rows`` [rows, layers, E]."""
@@ -92,25 +120,29 @@ class Recent:
 
 
 class Context:
-    """The last token's choices in all layers, in a few components: ``basis`` [components, L, E].
+    """Choices in all layers in a few components, ``basis`` [components, L, E]: this token's so far, and the last one's.
 
-    Up to the layer whose gate has run these are of this token, beyond of the one before.
+    The first half is of the layers whose gates have run, the second, of the token before, of those that are to come.
     """
 
     def __init__(self, basis: Reals) -> None:
-        self.basis = np.ascontiguousarray(basis.transpose(1, 0, 2))
-        self.at = np.zeros(len(basis))
-        self._marks = np.zeros(basis.shape[1:])
+        self.basis, width = np.ascontiguousarray(basis.transpose(1, 0, 2)), len(basis)
+        self.at = np.zeros(2 * width)
+        self._now, self._last = self.at[:width], self.at[width:]
+        self._parts = np.zeros((basis.shape[1], width))  # of each layer, as of its last gate
 
     def see(self, layer: int, marks: NDArray[np.generic]) -> Reals:
-        """A token has chosen in ``layer``, [E] (of several the mean). The components, valid until the next call."""
-        self.at += self.basis[layer] @ (marks - self._marks[layer])
-        self._marks[layer] = marks
+        """A token has chosen in ``layer``, [E] (of several the mean). Both halves, valid until the next call."""
+        if layer == 0:
+            self._now[:], self._last[:] = 0, self._parts.sum(0)
+        self._last -= self._parts[layer]
+        self._parts[layer] = self.basis[layer] @ marks
+        self._now += self._parts[layer]
         return self.at
 
 
 def contexts(basis: Reals, ids: NDArray[np.integer], before: NDArray[np.integer] | None) -> NDArray[np.float32]:
-    """The components that :class:`Context` has after each gate of tokens that come one by one, [n, L, components].
+    """What :class:`Context` has after each gate of tokens that come one by one, [n, L, 2 x components].
 
     ``ids`` [n, L, K]; ``before`` [L, K]: the token before them, if any.
     """
@@ -119,6 +151,6 @@ def contexts(basis: Reals, ids: NDArray[np.integer], before: NDArray[np.integer]
     rows = ids if before is None else np.concatenate([before[None], ids])
     steps = np.stack([by_expert[layers, np.minimum(row, n_experts).astype(np.intp)].sum(1) for row in rows])
     so_far = steps.cumsum(1)
-    found = so_far.copy()
-    found[1:] += so_far[:-1, -1:] - so_far[:-1]
-    return found if before is None else found[1:]
+    last = np.zeros_like(so_far)
+    last[1:] = so_far[:-1, -1:] - so_far[:-1]
+    return np.concatenate([so_far, last], 2)[0 if before is None else 1 :]

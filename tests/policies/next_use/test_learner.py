@@ -8,7 +8,7 @@ import pytest
 from policies.next_use.ahead import Ahead, Named, Odds
 from policies.next_use.fit import Discount, Estimate, learn
 from policies.next_use.learner import BLOCK, MOST_OF_A_PASS, SOLVE_EVERY, Learner
-from policies.next_use.recent import Context, Recent, choices, contexts
+from policies.next_use.recent import Context, choices, contexts
 from tests.policies.next_use.test_next_use import E, L, Past, rows
 
 DISCOUNT = Discount(0.5, 0.25)
@@ -41,7 +41,7 @@ def served(estimate: Estimate, ids: Any, cuts: Any) -> tuple[Learner, list[Estim
 def test_its_sums_are_those_of_the_tokens_whose_future_is_known(estimate: Estimate) -> None:
     ids = follows(150, 3)
     learner, better = served(estimate, ids, np.arange(1, 150))
-    n, chosen, recent = learner.added, choices(ids, E), Recent(L, E, scores=False)
+    n, chosen, recent = learner.added, choices(ids, E), estimate.recent(scores=False)
     assert BLOCK <= n <= 150 - learner.wait
     assert len(better) == n // SOLVE_EVERY
     own = []
@@ -86,7 +86,7 @@ def test_what_it_is_served_makes_it_better() -> None:
 
 
 def error(estimate: Estimate, ids: Any) -> float:
-    recent, context, found = Recent(L, E, scores=False), Context(estimate.basis), []
+    recent, context, found = estimate.recent(scores=False), Context(estimate.basis), []
     for row, chosen in enumerate(choices(ids[:-1], E)):
         recent.see(slice(None), ids[row : row + 1])
         for layer in range(L):
@@ -106,7 +106,7 @@ def test_it_names_what_a_later_layer_of_this_token_follows() -> None:
     past = like(600, 0)
     estimate = learn(Past(past), L, E, discount=DISCOUNT, scores=False, components=8, ahead=1)
     ids, named, alone = like(100, 7), [], []
-    recent, context = Recent(L, E, scores=False), Context(estimate.basis)
+    recent, context = estimate.recent(scores=False), Context(estimate.basis)
     for row in range(100):
         own, chosen = estimate.own(recent, 1), set(ids[row, 1].tolist())
         at = context.see(0, choices(ids[row, 0], E))

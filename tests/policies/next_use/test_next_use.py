@@ -8,7 +8,8 @@ import pytest
 
 from policies import registry
 from policies.api import PastRequest, PastStep
-from policies.next_use.fit import BEYOND, Discount, _distances, learn, regress
+from policies.next_use.fit import Discount, learn, regress
+from policies.next_use.past import BEYOND, distances
 from policies.next_use.policy import NextUse
 from policies.next_use.recent import Context, Recent, choices, contexts
 from sim.check.synthetic import draw, setup_of
@@ -60,9 +61,22 @@ def test_an_average_by_hand() -> None:
     np.testing.assert_array_equal(recent.age[0, :3], [1, 0, 0])
 
 
+def test_the_shares_of_a_sequence_start_anew_with_it_from_what_is_popular() -> None:
+    popular = np.full((1, 4), 0.25)
+    recent = Recent(1, 4, scores=False, popular=popular, decays=())
+    shares = recent.table[2:4, 0]
+    np.testing.assert_allclose(np.exp(shares), 0.25)
+    recent.see(slice(None), np.array([[[0, 1]], [[0, 2]]]))
+    np.testing.assert_allclose(np.exp(shares[0]), [4 / 10, 3 / 10, 3 / 10, 2 / 10])
+    np.testing.assert_allclose(np.exp(shares[1]), [10 / 34, 9 / 34, 9 / 34, 8 / 34])
+    recent.begin()
+    np.testing.assert_allclose(np.exp(shares), 0.25)
+    assert recent.table[0, 0].tolist() == np.log1p([0, 1, 0, 200 + 2]).tolist()  # ages go on
+
+
 def test_distances_are_those_of_a_search() -> None:
     chosen = choices(rows(30), E)
-    found = _distances(chosen)
+    found = distances(chosen)
     for row in range(30):
         for layer in range(L):
             for x in range(E):
@@ -90,13 +104,13 @@ def test_what_hardly_moves_has_no_weight_and_cannot_run_away() -> None:
 
 def test_the_context_is_that_of_the_marks_whatever_came_before() -> None:
     rng = np.random.default_rng(0)
-    basis, context = rng.normal(size=(5, L, E)), Context(rng.normal(size=(5, L, E)))
-    context = Context(basis)
-    marks = choices(rows(4), E)
-    for row in marks:
+    basis = rng.normal(size=(5, L, E))
+    context, marks = Context(basis), choices(rows(4), E)
+    for before, row in zip([np.zeros((L, E)), *marks], marks, strict=False):
         for layer in range(L):
-            context.see(layer, row[layer])
-    np.testing.assert_allclose(context.at, np.einsum("rle,le->r", basis, marks[-1]), atol=1e-12)
+            at, so_far = context.see(layer, row[layer]), np.arange(L)[:, None] <= layer
+            np.testing.assert_allclose(at[:5], np.einsum("rle,le->r", basis, row * so_far), atol=1e-12)
+            np.testing.assert_allclose(at[5:], np.einsum("rle,le->r", basis, before * ~so_far), atol=1e-12)
 
 
 def test_contexts_of_tokens_at_once_are_those_one_by_one() -> None:

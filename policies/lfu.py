@@ -3,7 +3,10 @@
 import numpy as np
 
 from policies.api import LayerEvent, Setup
-from policies.parts.pools import Pooled, Rank, Ranking, Reals, Scope, Scores
+from policies.parts.pools import Pooled, Ranking, Reals, Scope, Scores
+
+LOOKUPS = 1 << 40
+"""More than a run has: a count and the last lookup are one whole number, which compares sooner than a pair."""
 
 
 class LFU(Pooled[Ranking]):
@@ -18,20 +21,18 @@ class LFU(Pooled[Ranking]):
     title = "LFU"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
-        super().__init__(setup, scope, lambda _: Ranking(self.rank))
-        self.count = [0] * (setup.n_layers * setup.n_experts)
-        self.last = [0] * len(self.count)
+        self.ranks = [0] * (setup.n_layers * setup.n_experts)
+        """Of each expert, count * LOOKUPS + the number of its last lookup."""
+        self.counts = [0] * len(self.ranks)  # times LOOKUPS
         self.lookups = 0
-
-    def rank(self, expert: int) -> Rank:
-        return self.count[expert], self.last[expert]
+        super().__init__(setup, scope, lambda _: Ranking(self.ranks.__getitem__))
 
     def on_gate(self, event: LayerEvent) -> None:
-        count, last, now = self.count, self.last, self.lookups
+        ranks, counts, now = self.ranks, self.counts, self.lookups
         for expert in event.demand:
             now += 1
-            count[expert] += 1
-            last[expert] = now
+            counts[expert] = count = counts[expert] + LOOKUPS
+            ranks[expert] = count + now
         self.lookups = now
 
 
@@ -48,7 +49,8 @@ class LFUInCache(LFU):
 
     def on_evict(self, expert: int) -> None:
         super().on_evict(expert)
-        self.count[expert] = 0
+        self.ranks[expert] -= self.counts[expert]
+        self.counts[expert] = 0
 
 
 class LFRU(Pooled[Scores]):

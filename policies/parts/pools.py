@@ -13,7 +13,8 @@ from policies.api import Policy, Setup
 Scope = Literal["global", "layer"]
 Reals = NDArray[np.float64]
 INF = float("inf")
-Rank = tuple[int, int]
+Rank = int | tuple[int, int]
+"""Of the members of one pool, all of one kind."""
 
 
 class Order(Protocol):
@@ -72,6 +73,28 @@ class Pooled(Policy, Generic[AnyOrder]):
         return self.pools[incoming // self.span].lowest(self.view.evictable)
 
 
+def shortcut(policy: Policy, hook: str) -> Callable[[int], object]:
+    """A hook of ``policy``; of one that has one pool, and only adds to it or takes from it there, the pool's own.
+
+    That saves a call in each load.
+    """
+    if isinstance(policy, Pooled) and not policy.by_layer:
+        if hook == "on_slot" and type(policy).on_slot is Pooled.on_slot:
+            return policy.pools[0].add
+        if hook == "on_evict" and type(policy).on_evict is Pooled.on_evict:
+            return policy.pools[0].discard
+    found: Callable[[int], object] = getattr(policy, hook)
+    return found
+
+
+def chooser(policy: Policy) -> Callable[[int, bool], int | None]:
+    """``victim`` of a policy that has its view; of one pool that knows no more, the pool's own in one call less."""
+    if isinstance(policy, Pooled) and not policy.by_layer and type(policy).victim is Pooled.victim:
+        lowest, evictable = policy.pools[0].lowest, policy.view.evictable
+        return lambda incoming, speculative: lowest(evictable)
+    return policy.victim
+
+
 class Queue(OrderedDict[int, None]):
     """First come, first to go; who is moved to the end has come last."""
 
@@ -104,18 +127,21 @@ class Scores:
         self.first, self.members, self.score = members.start, slice(members.start, members.stop), score
         self.worth = np.zeros(len(members))  # of all
         self.scores = np.full(len(members), np.inf)  # of those that are in, else inf
+        self.least = np.full(len(members), np.inf)  # what a score cannot be below: -inf of those that are in, else inf
         self.stale = True
 
     @property
     def present(self) -> NDArray[np.bool_]:
         """Who is in, of all."""
-        return self.scores < np.inf
+        return self.least < 0
 
     def add(self, expert: int) -> None:
-        self.scores[expert - self.first] = self.worth[expert - self.first]
+        place = expert - self.first
+        self.scores[place], self.least[place] = self.worth[place], -INF
 
     def discard(self, expert: int) -> None:
-        self.scores[expert - self.first] = np.inf
+        place = expert - self.first
+        self.scores[place] = self.least[place] = INF
 
     def worth_of(self, expert: int) -> float:
         """Its score, as of the last victim."""
@@ -129,7 +155,7 @@ class Scores:
     def _refresh(self) -> None:
         if self.stale:
             self.worth = self.score(self.members)
-            self.scores = np.where(self.present, self.worth, np.inf)
+            self.scores = np.maximum(self.worth, self.least)  # a choice by a mask takes several times as long
             self.stale = False
 
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:
@@ -160,9 +186,14 @@ class Ranking:
         self.live: dict[int, tuple[Rank, int]] = {}
 
     def add(self, expert: int) -> None:
-        entry = self.live[expert] = self.rank(expert), expert
-        heappush(self.heap, entry)
-        if len(self.heap) > 2 * len(self.live) + 64:  # those discarded before they came to the top
+        heap, live = self.heap, self.live
+        entry = self.rank(expert), expert
+        if heap and live.get(heap[0][1]) is not heap[0]:  # mostly the victim that has made room for it
+            heapreplace(heap, entry)
+        else:
+            heappush(heap, entry)
+        live[expert] = entry
+        if len(heap) > 2 * len(self.live) + 64:  # those discarded before they came to the top
             self.heap = list(self.live.values())
             heapify(self.heap)
 
@@ -170,14 +201,14 @@ class Ranking:
         self.live.pop(expert, None)
 
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:
-        heap, live, refused = self.heap, self.live, []
+        heap, live, rank_of, refused = self.heap, self.live, self.rank, list[tuple[Rank, int]]()
         found = None
         while heap and found is None:
             entry = heap[0]
             rank, expert = entry
             if live.get(expert) is not entry:
                 heappop(heap)
-            elif (now := self.rank(expert)) != rank:
+            elif (now := rank_of(expert)) != rank:
                 live[expert] = now, expert
                 heapreplace(heap, live[expert])
             elif allowed(expert):

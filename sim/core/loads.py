@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from policies.api import Policy, Setup
+from policies.parts.pools import shortcut
 from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
 from sim.core.pools import state_of
 from sim.core.state import ARRIVED, NO_FATE, CoreError
@@ -44,9 +45,9 @@ class Loads:
         self._queue = self.speculative.heap
         self._answers = Digest()
         self._victim = policy.victim
-        self._on_slot = policy.on_slot if policy.uses("on_slot") else None
+        self._on_slot = shortcut(policy, "on_slot") if policy.uses("on_slot") else None
         self._on_complete = policy.on_complete if policy.uses("on_complete") else None
-        self._on_evict = policy.on_evict if policy.uses("on_evict") else None
+        self._on_evict = shortcut(policy, "on_evict") if policy.uses("on_evict") else None
 
     @property
     def queued(self) -> bool:

@@ -68,7 +68,7 @@ class State:
         self.peak = 0
         self.size = [b for b in expert_bytes for _ in range(n_experts)]
         self.total = sum(self.size)
-        self.chunk_bytes = [c for b in expert_bytes for _ in range(n_experts) for c in split_chunks(b, chunks)]
+        self.chunk_bytes = [c for b in expert_bytes for c in split_chunks(b, chunks) * n_experts]
         # Bytes on the GPU of an expert of a layer once i chunks are done: index layer * (C + 1) + i.
         self.arrived_bytes = [sum(split_chunks(b, chunks)[:i]) for b in expert_bytes for i in range(chunks + 1)]
         self.slot = bytearray(n_all)

@@ -18,7 +18,10 @@ class Dense(NamedTuple):
 
 def dense_of(step: Pass, costs: Costs) -> Dense:
     """Of a pass, whatever it computes at a time."""
-    pieces = step.pieces or ((step.rows, step.kv_tokens, step.pairs, len(step.requests)),)
+    if not (pieces := step.pieces):
+        of_all = step.rows, step.kv_tokens, step.pairs
+        head_ns = costs.head_ns(len(step.requests))
+        return Dense(costs.lead_ns(*of_all), costs.dense_ns(*of_all), costs.layer_overhead_ns, head_ns)
     return Dense(
         sum([costs.lead_ns(rows, kv_tokens, pairs) for rows, kv_tokens, pairs, _ in pieces]),
         sum([costs.dense_ns(rows, kv_tokens, pairs) for rows, kv_tokens, pairs, _ in pieces]),

@@ -184,8 +184,9 @@ def test_several_gpus_idle_together(tmp_path: Path) -> None:
     assert found["serving"]["bounds"]["time_lower_bound"]["gap"] >= 1
 
 
-def test_a_document_says_all_of_it(trace: Trace, tmp_path: Path) -> None:
-    given = serving(trace, 9 * 12, hardware=HARDWARE, bounds=True, workload=BUSY["chunks"] | {"slo": "ttft<=1us"})
+@pytest.mark.parametrize("workload", ["chunks", "layer by layer"])
+def test_a_document_says_all_of_it(trace: Trace, tmp_path: Path, workload: str) -> None:
+    given = serving(trace, 9 * 12, hardware=HARDWARE, bounds=True, workload=BUSY[workload] | {"slo": "ttft<=1us"})
     found = run_config(given, tmp_path).document
     own, totals = found["serving"], found["totals"]
     assert totals["wall_ns"] == sum(it["ns"] for it in own["passes"].values()) + own["idle_ns"]

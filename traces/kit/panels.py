@@ -54,5 +54,6 @@ def together(panels: Sequence[Panel], title: str = "", subtitle: str = "", colum
 def _title(axes: Axes, panel: Panel) -> str:
     """In lines that end where the panel does: names of rows stand at its left."""
     names = [line for label in axes.get_yticklabels() for line in label.get_text().splitlines()]
-    inches = min(panel.wide, panel.high + 2) - 0.6 - 0.08 * max(map(len, names), default=0)
+    wide = panel.wide if panel.rows > 1 else min(panel.wide, panel.high + 2)  # bars fill theirs, squares do not
+    inches = wide - 0.6 - 0.08 * max(map(len, names), default=0)
     return fill(sentence(panel.title), max(20, int(12 * inches)))

@@ -11,15 +11,18 @@ from hypothesis import strategies as st
 from policies.api import LayerEvent
 from policies.lru import LRU
 from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, Accounts
-from sim.core.whole import PrefetchingError
+from sim.core.whole import PrefetchingError, whole
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy
 from sim.experiment.clockless import accounts_of
 from sim.experiment.compose import read_config
 from sim.experiment.curves import CACHING, cells_of, curve, document, grid
 from sim.experiment.run import simulate
 from tests.sim.small_trace import SIZE, Plan, config, some_absent, write
+from traces.kit import conf
+from traces.kit.errors import UserError
 
 INPUTS = Inputs(keep=True)
+KINDS = ("without a clock", "on the machine", "it prefetches")
 ANY = ("lfu", "lfru", "fifo", "random", "on_demand")
 
 
@@ -58,6 +61,51 @@ def test_every_caching_policy_on_the_shape_of_gpt_oss(policy: str, gpt_oss: Path
     words = [f"policy={policy}", f"trace={gpt_oss}", "model=gpt_oss_20b", "budget=40%"]
     found, expected = both(make_cell(read_config(words), INPUTS))
     assert counted(found) == counted(expected)
+
+
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With every signal that a policy reads, but for fitted predictors."""
+    rng, path = np.random.default_rng(3), tmp_path_factory.mktemp("signalled") / "trace"
+    probs = rng.dirichlet(np.full(8, 0.5), (40, 4)).astype(np.float16)
+    ids = np.argsort(-probs.astype(float), axis=-1)[..., :2].astype(np.uint8)
+    ahead = np.full((40, 4, 2, 2), 255, np.uint8)
+    ahead[:, :-1, 0], ahead[:, :-2, 1] = ids[:, 1:], ids[:, 2:]
+    signals = {
+        "router_probs": probs,
+        "expert_weights": np.take_along_axis(probs, ids.astype(np.intp), -1),
+        "gate_ahead": ahead,
+        "embedding": rng.standard_normal((40, 4)).astype(np.float16),
+    }
+    plans = [Plan((6,), 8, split="train"), Plan((5,), 8), Plan((5,), 8)]
+    write(path, plans, ids, n_experts=8, signals=signals, sizes=[10**6] * 4)
+    return path
+
+
+def kind_of(preset: str, trace: Path) -> str:
+    """How the hits of a preset are had, which are the simulator's."""
+    words = [f"policy={preset}", f"trace={trace}", "model=as_traced", "budget=70%"]
+    try:
+        cell = make_cell(read_config(words), INPUTS)
+        policy = make_policy(cell)
+    except UserError as error:
+        return str(error)
+    expected = simulate(cell, make_policy(cell)).accounts
+    try:
+        found = accounts_of(cell, policy)
+    except PrefetchingError:
+        assert expected.issued or expected.predicts, preset
+        return "it prefetches"
+    assert counted(found) == counted(expected), preset
+    return "without a clock" if whole(policy) else "on the machine"
+
+
+# A policy that is added is either in the list that a refusal names, and tried above, or refused.
+def test_of_every_preset_the_hits_are_the_simulators_or_refused(signalled: Path) -> None:
+    kinds = {preset: kind_of(preset, signalled) for preset in sorted(conf.names("policy"))}
+    assert {preset for preset, kind in kinds.items() if kind == "without a clock"} == set(CACHING)
+    others = {preset: kind for preset, kind in kinds.items() if kind not in KINDS}
+    assert set(others) == {"promoe", "promoe_as_in_finemoe"}, others  # their predictor is fitted beforehand
 
 
 @pytest.mark.ci

@@ -119,7 +119,10 @@ class Estimate:
 
     def recent(self, *, scores: bool) -> Recent:
         """Of its shape, with nothing seen."""
-        return Recent(*self.offsets.shape, scores=scores, popular=self.popular)
+        found = Recent(*self.offsets.shape, scores=scores, popular=self.popular)
+        if len(found.table) == len(self.weights):
+            return found
+        return Recent(*self.offsets.shape, scores=scores, popular=self.popular, shares=False)
 
     def own(self, recent: Recent, layer: int | None = None) -> Reals:
         """From an expert's own features alone: of a layer, [E], or of all, [L, E]."""
@@ -154,6 +157,7 @@ def learn(
     discount: Discount,
     scores: bool,
     components: int,
+    shares: bool = True,
     ahead: int = 0,
 ) -> Estimate:
     """Fit on the train requests, read in order as one sequence of tokens; ``ahead``: layers that are looked ahead."""
@@ -166,7 +170,7 @@ def learn(
     first = min(WARM_ROWS, n // 2)
     taken = set(range(first, n, max(1, chosen.size // MOST_EXAMPLES)))
     features, labels = [], []
-    for row, recent in enumerate(replayed(past, popular)):
+    for row, recent in enumerate(replayed(past, popular, shares=shares)):
         if row in taken:
             own = np.concatenate([recent.table, np.log(popular)[None]])
             features.append(own.reshape(len(own), -1))
@@ -178,7 +182,7 @@ def learn(
         return alone
     basis = _components(chosen, components)
     left, at = np.empty_like(sooner), contexts(basis, ids, None)
-    for row, recent in enumerate(replayed(past, popular)):
+    for row, recent in enumerate(replayed(past, popular, shares=shares)):
         left[row] = sooner[row] - alone.own(recent)
     ridge, mean, sums = _second(at[first:], left[first:])
     turns = np.empty(0) if sums is None else sums.turns()

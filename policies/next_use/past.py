@@ -38,10 +38,10 @@ def tokens_of(requests: Iterable[PastRequest], scores: bool, most: int) -> Past:
     return Past(np.concatenate(ids), np.concatenate(probs) if scores else None, frozenset(begins))
 
 
-def replayed(past: Past, popular: Reals) -> Iterable[Recent]:
+def replayed(past: Past, popular: Reals, *, shares: bool = True) -> Iterable[Recent]:
     """What was seen after each token."""
     ids, probs = past.ids, past.probs
-    recent = Recent(*popular.shape, scores=probs is not None, popular=popular)
+    recent = Recent(*popular.shape, scores=probs is not None, popular=popular, shares=shares)
     for row in range(len(ids)):
         if row in past.begins:
             recent.begin()

@@ -22,8 +22,6 @@ from policies.parts.sides import hottest_first, lookups
 Prefetch = Literal["off", "next", "deep"]
 DEEP = 2
 """Layers that deep looks ahead."""
-
-
 HORIZONS = ((0.35, (0.5, 0.0)), (0.6, (0.7, 0.3)), (1.0, (0.85, 0.3)))
 """Up to which share of the experts that the budget holds, and the discount and its far part."""
 
@@ -38,11 +36,13 @@ class NextUse(Pooled[Scores]):
     """Evict the expert with the least expected discount ^ (tokens to its next use), estimated from its layer's routing.
 
     This workbench's own. The estimate is a logistic regression on running averages of being chosen, of the router's
-    scores (``scores``), age and popularity, fitted on the train requests; it is made anew for a layer when its gate has
-    run. Layers still to come in this pass count as nearer; in a prompt these count by all of its tokens, each of which
-    may choose. A ridge per layer adds what the last token's choices in all layers say (``components``) and learns on
-    from what is served (``online``); what gates ahead name is prefetched where such names have come true
-    (``prefetch``); with ``host`` a ledger of seconds shares the misses with it. ``scope`` as for lru.
+    scores (``scores``), age, popularity and the request's own shares (``shares``), fitted on the train requests; it is
+    made anew for a layer when its gate has run. ``discount`` and its slower part ``far`` go by the budget unless given.
+    Layers still to come in this pass count as nearer; in a prompt these count by all of its tokens, each of which
+    may choose. A ridge per layer adds what this and the last token's choices in all layers say (``components``) and
+    learns on from what is served (``online``); what gates ahead name is prefetched where such names have come true
+    (``prefetch``) and it pays (``priced``); with ``host`` a ledger of seconds shares the misses with it. ``scope`` as
+    for lru.
     O((features + components) x E) per event, O(experts) per event with a miss. Lossless; needs train requests,
     router_probs unless ``scores`` is false, gate_ahead unless ``gates`` is false.
     """
@@ -62,6 +62,7 @@ class NextUse(Pooled[Scores]):
         discount: float | None = None,
         far: float | None = None,
         scores: bool = True,
+        shares: bool = True,
         components: int = 48,
         due: bool = True,
         online: bool = True,
@@ -80,9 +81,10 @@ class NextUse(Pooled[Scores]):
         )
         self.far = slow if far is None else between("far", far, 0, 1, "of a use's worth, which fades a third as fast")
         self.scores, self.due, self.online = scores, due, online
+        self.shares = shares
         self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
-        self.recent = Recent(n_layers, n_experts, scores=scores)
+        self.recent = Recent(n_layers, n_experts, scores=scores, shares=shares)
         self.estimate: Estimate | None = None
         self.context: Context | None = None
         self.worth: Reals = np.full((n_layers, n_experts), 0.5)
@@ -124,7 +126,7 @@ class NextUse(Pooled[Scores]):
 
     def learns_by(self) -> Mapping[str, Any]:
         ahead = 0 if self.gates else self.distances
-        fitted = {"scores": self.scores, "components": self.components, "ahead": ahead}
+        fitted = {"scores": self.scores, "shares": self.shares, "components": self.components, "ahead": ahead}
         return {"near": self.discount, "far": self.far, **fitted}
 
     def recall(self, learned: Learned) -> None:

@@ -36,7 +36,7 @@ class Recent:
 
     Time is counted in tokens of the layer, whoever's they are; with several requests in a pass their rows come in turn.
     ``scores``: whether the router's scores over all experts are known. ``popular``: the share of tokens that chooses
-    each expert, [L, E], as far as is known.
+    each expert, [L, E], as far as is known. ``shares``: whether those of the sequence under way are features.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class Recent:
         *,
         scores: bool,
         popular: Reals | None = None,
+        shares: bool = True,
         decays: Sequence[float] = DECAYS,
     ) -> None:
-        n, m = len(decays), len(BEFORE)
+        n, m = len(decays), len(BEFORE) * shares
         self.n_experts, self.decays = n_experts, np.array(decays)
         self.table = np.zeros((2 * n + 2 + m + (n + 1 if scores else 0), n_layers, n_experts))
         self.chosen = self.table[:n]
@@ -60,7 +61,7 @@ class Recent:
         """Tokens since the last choice; 0: by the last one."""
         self._ages[:] = np.log1p(NEVER)
         popular = np.full(self.age.shape, 0.5) if popular is None else popular
-        self._shares, self._before = self.table[2 * n + 2 : 2 * n + 2 + m], np.array(BEFORE)[:, None, None]
+        self._shares, self._before = self.table[2 * n + 2 : 2 * n + 2 + m], np.array(BEFORE[:m])[:, None, None]
         self._prior, self._at_first = self._before * popular, np.log(popular)
         self._counts, self._rows = np.zeros(self.age.shape), np.zeros((n_layers, 1))
         self.begin()

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.next_use.ahead import Ahead, Named, Odds
+from policies.next_use.ahead import Ahead, Gain, Named, Odds
 from policies.next_use.fit import Discount, Estimate, learn
 from policies.next_use.learner import BLOCK, MOST_OF_A_PASS, SOLVE_EVERY, Learner
 from policies.next_use.recent import Context, choices, contexts
+from sim.check.synthetic import draw, setup_of
 from tests.policies.next_use.test_next_use import E, L, Past, rows
 
 DISCOUNT = Discount(0.5, 0.25)
@@ -139,3 +140,33 @@ def test_what_was_asked_for_in_vain_is_given_up_at_its_gate() -> None:
     assert ahead.settle(1, [3]) == []
     assert ahead.drop() == [8]
     assert ahead.drop() == []
+
+
+def test_a_name_is_loaded_where_what_it_gains_outweighs_what_it_costs() -> None:
+    setup = setup_of(draw(1, L, E, 2, decode=2), 10**6)
+    gain = Gain(setup)
+    copy, computed = gain.copy_ns[1], gain.expert_ns[1]
+    assert 0 < computed < copy
+
+    def least(distance: int, victim: float = 0.0) -> float:
+        """The odds from which on it pays, by bisection."""
+        low, high = 0.0, 1.0
+        assert gain.pays(1, distance, high, victim)
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if gain.pays(1, distance, middle, victim) else (middle, high)
+        return high
+
+    gain.saw(missing=True)
+    assert least(1) == pytest.approx(1 - computed / copy)  # as busy as can be: what is gained is the last one's compute
+    assert least(1, 0.5) > least(1)
+    full = least(1)
+    gain.saw(missing=False)
+    assert least(1) < full  # all of the layer's compute is before it
+    busy = least(1)
+    for _ in range(500):
+        gain.saw(missing=False)
+    assert least(1) < busy
+    assert least(1) < 1e-3  # nothing is ever missing: it is in nobody's way
+    gain.saw(missing=True)
+    assert least(2) <= least(1)

@@ -166,6 +166,16 @@ def test_it_evicts_what_has_the_least_worth_and_spares_what_a_prompt_has_still_t
     assert policy.victim(5, False) == 0
 
 
+def test_the_more_the_budget_holds_the_farther_it_looks() -> None:
+    trace = draw(2, L, E, K, decode=3)
+    all_bytes = sum(setup_of(trace, 10**6).expert_bytes) * E
+    found = [registry.build("next_use", setup_of(trace, int(share * all_bytes)), {}) for share in (0.25, 0.5, 0.75)]
+    near = [(policy.discount, policy.far) for policy in found if isinstance(policy, NextUse)]
+    assert near == [(0.5, 0.0), (0.7, 0.3), (0.85, 0.3)]
+    given = registry.build("next_use", setup_of(trace, 10**6), {"discount": 0.6, "far": 0.1})
+    assert given.learns_by().items() >= {"near": 0.6, "far": 0.1}.items()
+
+
 def _everything() -> Any:
     from types import SimpleNamespace
 
@@ -186,7 +196,7 @@ def test_a_slip_is_one_line(words: dict[str, Any]) -> None:
 def test_it_copies_less_than_its_peers_on_requests_that_it_has_not_seen(tmp_path: Any) -> None:
     copied = {}
     for policy in ("lru", "lru_layer", "next_use"):
-        found = run(f"policy={policy}", "budget=25%", "limit=3", "bounds=false", out=tmp_path).document
+        found = run(f"policy={policy}", "budget=25%", "limit=2", "bounds=false", out=tmp_path).document
         totals = found["totals"]
         copied[policy] = totals["demand_bytes"] + sum(totals["speculative_bytes"].values())
     assert copied["next_use"] < 0.93 * min(copied["lru"], copied["lru_layer"])

@@ -78,12 +78,12 @@ def shortcut(policy: Policy, hook: str) -> Callable[[int], object]:
 
     That saves a call in each load.
     """
+    found: Callable[[int], object] = getattr(policy, hook)
     if isinstance(policy, Pooled) and not policy.by_layer:
         if hook == "on_slot" and type(policy).on_slot is Pooled.on_slot:
-            return policy.pools[0].add
-        if hook == "on_evict" and type(policy).on_evict is Pooled.on_evict:
-            return policy.pools[0].discard
-    found: Callable[[int], object] = getattr(policy, hook)
+            found = policy.pools[0].add
+        elif hook == "on_evict" and type(policy).on_evict is Pooled.on_evict:
+            found = policy.pools[0].discard
     return found
 
 

@@ -44,7 +44,7 @@ class Loads:
         self.speculative = SpeculativeQueue(len(state.done))
         self._queue = self.speculative.heap
         self._answers = Digest()
-        self._victim = policy.victim
+        self._victim: Callable[[int, bool], int | None] = policy.victim
         self._on_slot = shortcut(policy, "on_slot") if policy.uses("on_slot") else None
         self._on_complete = policy.on_complete if policy.uses("on_complete") else None
         self._on_evict = shortcut(policy, "on_evict") if policy.uses("on_evict") else None

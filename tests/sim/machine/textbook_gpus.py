@@ -157,7 +157,8 @@ class TextbookGpus(Textbook):
         if alone == 0 or self.root is None:
             return alone
         now, rate = self.env.now, Fraction(nbytes, alone)
-        wanted = rate + sum(other for until, other, _ in self.reading if until > now)
+        self.reading = [entry for entry in self.reading if entry[0] > now]
+        wanted = rate + sum(other for _, other, _ in self.reading)
         duration = ceil(alone / min(Fraction(1), self.root / wanted))
         self.reading.append((now + duration, rate, True))
         return duration

@@ -134,7 +134,8 @@ class WithHost(Events):
         if alone == 0 or dram is None:
             return alone
         rate, share = Fraction(nbytes, alone), Fraction(1)
-        others = [(other, is_link) for until, other, is_link in self.reading if until > now]
+        self.reading = [entry for entry in self.reading if entry[0] > now]
+        others = [(other, is_link) for _, other, is_link in self.reading]
         if [1 for _, is_link in others if not (is_link and by_link)]:
             share = min(share, dram / (rate + sum(other for other, _ in others)))
         duration = ceil(alone / share)

@@ -63,7 +63,8 @@ def code(tmp_path: Path) -> Path:
         "policies/planted/another.py": "",
         "acme/__init__.py": "",
         "acme/rooms/__init__.py": "",
-        "acme/rooms/own.py": "from policies.lru import LRU\ndef late(): from ..used import x\nclass Own(LRU): pass\n",
+        "acme/rooms/own.py": "from policies.lru import LRU\ndef late(): from ..used import x\n"
+        "class Own(LRU): name = 'acme'\n",
         "acme/used.py": "import acme.theirs.far\nimport other\nimport packed\nimport theirs\nx = 1\n",
         "acme/theirs/far.py": "",  # in a namespace package
         "acme/unused.py": "",

@@ -13,24 +13,24 @@ from sim.experiment.compose import read_config
 from sim.experiment.run import simulate
 from sim.workload.passes import Selection
 
-BUDGETS = ("50%", "75%")
-PLAIN = ("policy.far=0", "policy.prefetch=off")
+BUDGETS = ("25%", "50%", "75%")
 SETTINGS = {
     "as shipped": (),
-    "`far=0`": ("policy.far=0",),
+    "`discount=0.5 far=0`": ("policy.discount=0.5", "policy.far=0"),
+    "`discount=0.7 far=0.3`": ("policy.discount=0.7", "policy.far=0.3"),
+    "`discount=0.85 far=0.3`": ("policy.discount=0.85", "policy.far=0.3"),
+    "`shares=false`": ("policy.shares=false",),
+    "`scores=false`": ("policy.scores=false",),
+    "`components=0`": ("policy.components=0",),
+    "`components=32`": ("policy.components=32",),
+    "`components=64`": ("policy.components=64",),
+    "`online=false`": ("policy.online=false",),
+    "`due=false`": ("policy.due=false",),
     "`prefetch=off`": ("policy.prefetch=off",),
-    "`prefetch=deep`": ("policy.prefetch=deep",),
-    "`prefetch=next gates=false`": ("policy.gates=false",),
-    "`far=0 prefetch=off`": PLAIN,
-    "the same, `online=false`": (*PLAIN, "policy.online=false"),
-    "the same, `discount=0.6`": (*PLAIN, "policy.discount=0.6"),
-    "the same, `discount=0.8`": (*PLAIN, "policy.discount=0.8"),
-    "the same, `components=0`": (*PLAIN, "policy.components=0"),
-    "the same, `components=32`": (*PLAIN, "policy.components=32"),
-    "the same, `components=128`": (*PLAIN, "policy.components=128"),
-    "the same, `scores=false`": (*PLAIN, "policy.scores=false"),
-    "the same, `due=false`": (*PLAIN, "policy.due=false"),
-    "the same, `scope=layer`": (*PLAIN, "policy.scope=layer"),
+    "`prefetch=next`": ("policy.prefetch=next",),
+    "`gates=false`": ("policy.gates=false",),
+    "`priced=false`": ("policy.priced=false",),
+    "`scope=layer`": ("policy.scope=layer",),
 }
 
 

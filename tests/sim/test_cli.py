@@ -43,9 +43,15 @@ KEYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all policies are run, which have the same bounds."""
+    return tmp_path_factory.mktemp("together")
+
+
 @pytest.mark.parametrize("policy", SHIPPED)
-def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, tmp_path: Path) -> None:
-    folder = run(f"policy={policy}", "budget=4GB", "limit=1", out=tmp_path).folder
+def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, together: Path) -> None:
+    folder = run(f"policy={policy}", "budget=4GB", "limit=1", out=together).folder
     result = json.loads((folder / "result.json").read_text())
     for key, inner in KEYS.items():
         assert key in result

@@ -62,14 +62,14 @@ def fewest_bytes(events: list[list[int]], sizes: list[int], capacity: int, warm:
     return float(found.fun) + constant
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(EVENTS, st.integers(0, N), st.booleans())
 def test_equals_exhaustive_search_on_whole_experts(events: list[list[int]], slots: int, warm: bool) -> None:
     bound = belady_bypass_bytes(Future.of(events, N), [1], N, slots, warm=warm)
     assert bound == fewest_copies(events, slots, warm)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(EVENTS, SIZES, st.floats(0, 1), st.booleans())
 def test_equals_the_linear_programme_on_unequal_sizes(
     events: list[list[int]], sizes: list[int], share: float, warm: bool

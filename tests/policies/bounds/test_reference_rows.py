@@ -41,7 +41,7 @@ def fewest_misses(sequence: list[int], slots: int) -> int:
     return least(0, frozenset())
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), max_size=25), st.integers(1, 5))
 def test_belady_forced_equals_exhaustive_search(sequence: list[int], slots: int) -> None:
     assert misses(one_by_one(sequence, 6, slots)) == fewest_misses(sequence, slots)
@@ -129,7 +129,7 @@ class WatchedAhead(Watched, OracleAhead):
 @pytest.mark.parametrize("watched", [WatchedForced, WatchedPerfect, WatchedAhead])
 def test_victims_are_the_farthest_and_what_is_needed_next_is_fetched_again(watched: type) -> None:
     refetched = 0
-    for seed in range(400):
+    for seed in range(150):
         lab = random_lab(random.Random(seed))
         if seed % 2:  # hardly any room
             budget = max(lab.setup.expert_bytes) + seed % 16

@@ -22,7 +22,7 @@ EVENT = st.lists(st.integers(0, N - 1), unique=True, min_size=1, max_size=4)
 EVENTS = st.lists(EVENT, min_size=1, max_size=9)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(EVENTS, st.integers(0, N), st.booleans())
 def test_each_window_needs_what_exhaustive_search_finds(events: list[list[int]], slots: int, warm: bool) -> None:
     """Whole experts of one byte, an event a pass."""

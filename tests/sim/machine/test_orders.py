@@ -96,7 +96,7 @@ def test_the_order_is_kept_and_nothing_is_copied_before_its_turn(case: Case, ahe
 
 
 # A strict order in a budget that cannot hold it: deadlock, or a pin that is broken (rule 3).
-@settings(EXAMPLES, max_examples=100)
+@settings(EXAMPLES, max_examples=60)
 @given(cases(), AHEAD, st.booleans())
 def test_an_order_that_the_budget_cannot_hold_yields_as_late_as_it_can(
     case: Case, ahead: int | None, by_copy: bool

@@ -1,6 +1,8 @@
 """A small grid of the shipped sample: two lossless policies and a lossy one, two budgets."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from sim.cli import main
 from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid
 from sim.results.compare import Comparison, compare
+from sim.results.report import draw
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,16 @@ def html(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     assert main(["report", str(grid), f"out={target}"]) == 0
     assert sorted(file.name for file in target.parent.iterdir()) == ["page.csv", "page.html"]
     return target.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take seconds: of those that a test is not about, a report says that they were not asked for."""
+    real = draw._draw
+
+    def drawn(name: str, caption: str, make: Callable[[], Any]) -> draw.Drawn:
+        if name.startswith("measured"):
+            return real(name, caption, make)
+        return draw.Drawn(name, caption, (), "not asked for")
+
+    monkeypatch.setattr(draw, "_draw", drawn)

@@ -58,9 +58,14 @@ def faults(figure: Figure) -> list[str]:
     for what, box in [*((repr(text.get_text()), box) for text, box in boxes), *legends]:
         if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1:
             found.append(f"{what} leaves the picture")
-    places = [(text, box, _turned(text, renderer)) for text, box in boxes]
-    for (one, a, its), (two, b, other) in itertools.combinations(places, 2):
-        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1 and _both(its, other):
+    places = [(text, *map(float, box.extents)) for text, box in boxes]
+    near = [
+        (one[0], two[0])
+        for one, two in itertools.combinations(places, 2)
+        if min(one[3], two[3]) - max(one[1], two[1]) > 1 and min(one[4], two[4]) - max(one[2], two[2]) > 1
+    ]
+    for one, two in near:
+        if _both(_turned(one, renderer), _turned(two, renderer)):
             found.append(f"{one.get_text()!r} upon {two.get_text()!r}")
     return found
 

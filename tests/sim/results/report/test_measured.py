@@ -77,6 +77,7 @@ def test_nothing_to_compare_is_said() -> None:
         pictures.measured(document)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_holds_the_validations_of_its_folder(
     grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,6 +216,7 @@ def test_the_command_of_a_device_names_what_its_configuration_lacks(tmp_path: Pa
     assert Again(tmp_path).command("", "device").startswith("none: prompts and decoding")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_of_which_nothing_may_be_concluded(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sim.results.report.content.conclude", lambda found: [])
     target = tmp_path / "page.html"
@@ -233,7 +234,7 @@ def test_a_name_is_never_markup(grid: Path, tmp_path: Path, capsys: pytest.Captu
     copy = shutil.copytree(grid, tmp_path / EVIL.replace("/", "_").replace("\x07", ""))
     for file in copy.glob("gate_ahead-*/result.json"):
         edit(file.parent, evil)
-    assert main(["report", str(copy)]) == 0, capsys.readouterr().err
+    assert main(["report", str(copy), "budget=2GB"]) == 0, capsys.readouterr().err
     page = Reader((copy / "report.html").read_text(encoding="utf-8"))
     assert page.tags.count("script") == 1
     assert page.script == SCRIPT
@@ -254,7 +255,7 @@ def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.Ca
     copy = shutil.copytree(grid, tmp_path / "copy")
     for folder in copy.glob("lru-*"):
         edit(folder, other_trace)
-    assert main(["report", str(copy), "policy=lru"]) == 0
+    assert main(["report", str(copy), "policy=lru", "budget=2GB"]) == 0
     printed = capsys.readouterr().err
     assert "not drawn: fates: no policy here prefetches\n" in printed
     assert "fates: no policy here prefetches" in Reader((copy / "report.html").read_text()).text
@@ -262,6 +263,7 @@ def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.Ca
         assert f"not drawn: {name}: trace=sample is another one now (ac7c4f72b3ec, the runs replayed fff" in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty, file, target = tmp_path / "empty", tmp_path / "file", tmp_path / "page.html"
     empty.mkdir()

@@ -9,7 +9,7 @@ import pytest
 from policies import registry
 from policies.api import PastRequest, PastStep
 from policies.next_use.fit import Discount, learn, regress
-from policies.next_use.past import BEYOND, distances
+from policies.next_use.past import BEYOND, distances, replayed, tokens_of
 from policies.next_use.policy import NextUse
 from policies.next_use.recent import Context, Recent, choices, contexts
 from sim.check.synthetic import draw, setup_of
@@ -72,6 +72,13 @@ def test_the_shares_of_a_sequence_start_anew_with_it_from_what_is_popular() -> N
     recent.begin()
     np.testing.assert_allclose(np.exp(shares), 0.25)
     assert recent.table[0, 0].tolist() == np.log1p([0, 1, 0, 200 + 2]).tolist()  # ages go on
+    recent.see(slice(None), np.array([[[1, 2]]]))
+    np.testing.assert_allclose(np.exp(shares[0]), [2 / 9, 3 / 9, 3 / 9, 2 / 9])
+    past = tokens_of(Past(rows(30)).requests(), False, 25)
+    assert past.begins == {0, 10, 20}
+    found = [np.exp(it.table[-2]).sum(1) for it in replayed(past, np.full((L, E), 1 / E))]
+    expected = [(K * n + 8) / (n + 8) for n in (*range(1, 11), *range(1, 11), *range(1, 6))]
+    np.testing.assert_allclose(found, np.repeat(np.array(expected)[:, None], L, 1))
 
 
 def test_distances_are_those_of_a_search() -> None:

@@ -90,7 +90,7 @@ def test_each_job_and_each_folder_learns_once(trace: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("params", "train"), [({"discount": 0.5}, True), ({"scores": False}, True), ({}, False)], ids=str
+    ("params", "train"), [({"discount": 0.6}, True), ({"scores": False}, True), ({}, False)], ids=str
 )
 def test_what_it_depends_on_is_its_address(params: dict[str, Any], train: bool, trace: Path, tmp_path: Path) -> None:
     cell = cell_of(trace, "next_use")

@@ -181,6 +181,8 @@ def learn(
     if not components or n < 2 * HELD_OUT:
         return alone
     basis = _components(chosen, components)
+    if not len(basis):  # each token chose the same
+        return alone
     left, at = np.empty_like(sooner), contexts(basis, ids, None)
     for row, recent in enumerate(replayed(past, popular, shares=shares)):
         left[row] = sooner[row] - alone.own(recent)

@@ -8,7 +8,7 @@ import pytest
 
 from policies import registry
 from policies.api import PastRequest, PastStep
-from policies.next_use.fit import Discount, learn, regress
+from policies.next_use.fit import Discount, Estimate, learn, regress
 from policies.next_use.past import BEYOND, distances, replayed, tokens_of
 from policies.next_use.policy import NextUse
 from policies.next_use.recent import Context, Recent, choices, contexts
@@ -154,6 +154,15 @@ def test_what_other_layers_say_is_found_where_it_is_so_and_left_where_it_is_not(
             learn(Past(rows(60)), L, E, discount=Discount(extreme, 0.5), scores=False, components=4).offsets
         ).all()
     assert learn(Past(rows(600, seed=2)), L, E, discount=Discount(0.5, 0), scores=False, components=8).ridge is None
+
+
+@pytest.mark.parametrize("n_experts", [1, K, E])
+@pytest.mark.filterwarnings("error")
+def test_where_all_tokens_choose_the_same_there_are_no_components(n_experts: int) -> None:
+    ids = np.broadcast_to(np.arange(min(K, n_experts), dtype=np.uint8), (60, L, min(K, n_experts)))
+    found = learn(Past(ids), L, n_experts, discount=Discount(0.5, 0), scores=False, components=8, ahead=1)
+    assert found.ridge is None
+    assert Estimate.recalled(found.kept()).offsets.shape == (L, n_experts)
 
 
 def test_it_evicts_what_has_the_least_worth_and_spares_what_a_prompt_has_still_to_do() -> None:

@@ -43,7 +43,7 @@ class Pooled(Policy, Generic[AnyOrder]):
 
     ``scope=global``: one pool for all layers; ``scope=layer``: one per layer, each with an even share of the budget.
     ``order``: makes that of a pool, of these experts. With several GPUs an order holds the experts of all of them, and
-    gives up the first on the GPU in question, as no other is evictable then.
+    gives up the first on the GPU in question, as no other is evictable then. ``pools`` stay the same during a run.
     """
 
     def __init__(self, setup: Setup, scope: Scope, order: Callable[[range], AnyOrder]) -> None:
@@ -79,7 +79,7 @@ def shortcut(policy: Policy, hook: str) -> Callable[[int], object]:
     That saves a call in each load.
     """
     found: Callable[[int], object] = getattr(policy, hook)
-    if isinstance(policy, Pooled) and not policy.by_layer:
+    if isinstance(policy, Pooled) and not policy.by_layer and hook not in vars(policy):
         if hook == "on_slot" and type(policy).on_slot is Pooled.on_slot:
             found = policy.pools[0].add
         elif hook == "on_evict" and type(policy).on_evict is Pooled.on_evict:
@@ -89,7 +89,8 @@ def shortcut(policy: Policy, hook: str) -> Callable[[int], object]:
 
 def chooser(policy: Policy) -> Callable[[int, bool], int | None]:
     """``victim`` of a policy that has its view; of one pool that knows no more, the pool's own in one call less."""
-    if isinstance(policy, Pooled) and not policy.by_layer and type(policy).victim is Pooled.victim:
+    its_own = type(policy).victim is not Pooled.victim or "victim" in vars(policy)
+    if isinstance(policy, Pooled) and not policy.by_layer and not its_own:
         lowest, evictable = policy.pools[0].lowest, policy.view.evictable
         return lambda incoming, speculative: lowest(evictable)
     return policy.victim

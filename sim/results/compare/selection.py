@@ -62,7 +62,7 @@ def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
 
 def among(runs: pd.DataFrame, folders: Collection[str]) -> pd.DataFrame:
     """The rows of runs that lie in ``folders``, or are there as well. UserError for one in which there is none."""
-    wanted = set(folders)
+    wanted = {folders} if isinstance(folders, str) else set(folders)
     places = [{folder, *json.loads(also)} for folder, also in zip(runs["folder"], runs["also_in"], strict=True)]
     if not wanted:
         raise UserError("only=[]: at least one folder of a run is wanted")

@@ -1,11 +1,14 @@
 """Every order gives up first whom a scan of all members would: the least, the lower expert among equals."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from policies.parts.pools import Queue, Ranking, Scores
+from policies.lru import LRU
+from policies.parts.pools import Queue, Ranking, Scores, chooser, shortcut
+from sim.check.synthetic import draw, setup_of
 
 MEMBERS = range(100, 150)
 
@@ -35,6 +38,28 @@ def test_an_order_is_that_of_a_scan(kind: str) -> None:
         first = [y for y in (inside if kind == "queue" else sorted(inside, key=lambda y: (key[y], y))) if y in able]
         assert order.lowest(able.__contains__) == (first[0] if first else None)
     assert kind != "ranking" or len(order.heap) <= 2 * len(MEMBERS) + 65
+
+
+@pytest.mark.parametrize("hook", ["on_slot", "on_evict", "victim"])
+def test_a_hook_that_a_class_or_an_object_has_for_itself_is_asked(hook: str) -> None:
+    """The pool's own stands for the hook of Pooled alone, in one call less."""
+    asked: list[int] = []
+
+    def bound(policy: Any) -> Any:
+        policy.attach(SimpleNamespace(evictable=lambda _: True), None)
+        return chooser(policy) if hook == "victim" else shortcut(policy, hook)
+
+    def own(*given: Any) -> None:
+        asked.append(given[-2] if hook == "victim" else given[-1])
+
+    setup = setup_of(draw(0), 1000)
+    plain, watched = LRU(setup), LRU(setup)
+    assert bound(plain) != getattr(plain, hook)
+    setattr(watched, hook, own)
+    of_class = type("Watched", (LRU,), {hook: own})(setup)
+    for policy in (watched, of_class):
+        bound(policy)(*((3, False) if hook == "victim" else (3,)))
+    assert asked == [3, 3]
 
 
 def test_scores_stand_until_they_are_stale() -> None:

@@ -121,3 +121,4 @@ def test_a_name_among_others_that_no_run_has_is_refused(mixed: Path, capsys: pyt
             call(mixed, only=[names[0], "nobody"])
         with pytest.raises(sim.UserError, match=r"only=\[\]: at least one folder"):
             call(mixed, only=[])
+    assert len(sim.compare(mixed, only=names[0]).frame) == 1, "one name is no list of letters"

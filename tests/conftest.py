@@ -6,6 +6,7 @@ not find, ``--hypothesis-profile=search`` draws other ones each time, and ten ti
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -15,6 +16,10 @@ from hypothesis import settings
 # Else each worker, and each command that a test starts, would compile all of the project anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell without job control has what it starts in the background ignore Ctrl-C, and so would the commands under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tables are as wide as it says; pytest-xdist gives it to its workers.
 os.environ.pop("COLUMNS", None)

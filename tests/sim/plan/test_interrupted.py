@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,18 +61,22 @@ def test_it_ends_in_one_line(number: int, everybody: bool, status: int, said: st
     """``everybody``: a terminal sends Ctrl-C, and a batch system its signal, to all processes of the group."""
     file = tmp_path / "plan.py"
     file.write_text(SCRIPT, encoding="utf-8")
-    begun = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert begun.stdout is not None
-    assert begun.stdout.readline() == "begun\n"
-    (os.killpg if everybody else os.kill)(begun.pid, number)
-    _, error = begun.communicate(timeout=120)
-    assert (begun.returncode, error) == (status, said)
-    for _ in range(100):  # multiprocessing's own tracker ends last
-        if not anybody_of(begun.pid):
-            return
-        time.sleep(0.1)
+    ) as begun:
+        try:
+            assert begun.stdout is not None
+            assert begun.stdout.readline() == "begun\n"
+            (os.killpg if everybody else os.kill)(begun.pid, number)
+            _, error = begun.communicate(timeout=120)
+            assert (begun.returncode, error) == (status, said)
+            for _ in range(100):  # multiprocessing's own tracker ends last
+                if not anybody_of(begun.pid):
+                    return
+                time.sleep(0.1)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(begun.pid, signal.SIGKILL)
     raise AssertionError("a process was left behind")
 
 

@@ -117,12 +117,9 @@ class Estimate:
         sums = Sums(*(arrays.pop(name) for name in SUMS)) if SUMS[0] in arrays else None
         return cls(**arrays, loss=learned.facts["loss"], ridge=learned.facts["ridge"], sums=sums)
 
-    def recent(self, *, scores: bool) -> Recent:
+    def recent(self, *, scores: bool, shares: bool = True) -> Recent:
         """Of its shape, with nothing seen."""
-        found = Recent(*self.offsets.shape, scores=scores, popular=self.popular)
-        if len(found.table) == len(self.weights):
-            return found
-        return Recent(*self.offsets.shape, scores=scores, popular=self.popular, shares=False)
+        return Recent(*self.offsets.shape, scores=scores, popular=self.popular, shares=shares)
 
     def own(self, recent: Recent, layer: int | None = None) -> Reals:
         """From an expert's own features alone: of a layer, [E], or of all, [L, E]."""

@@ -30,7 +30,7 @@ class Learner:
     Rows are of one request, or of one after the other. O(L x E x (features + wait + components)) per token.
     """
 
-    def __init__(self, estimate: Estimate, discount: Discount, *, scores: bool) -> None:
+    def __init__(self, estimate: Estimate, discount: Discount, *, scores: bool, shares: bool = True) -> None:
         assert estimate.sums is not None
         width, (n_layers, n_experts) = len(estimate.mean), estimate.offsets.shape
         self.first, self.n_experts = estimate, n_experts
@@ -38,7 +38,7 @@ class Learner:
         self.sums = type(estimate.sums)(*copied)
         worth = discount.of(np.arange(LONGEST_WAIT))
         self.wait = int((worth > NEGLIGIBLE).sum()) or 1
-        self.recent = estimate.recent(scores=scores)
+        self.recent = estimate.recent(scores=scores, shares=shares)
         self.before: NDArray[np.integer] | None = None
         self.discounts = worth[self.wait - 1 :: -1, None, None]  # of the last rows, the latest last
         room = self.wait + BLOCK

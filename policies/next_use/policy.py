@@ -118,10 +118,8 @@ class NextUse(Pooled[Scores]):
 
     @staticmethod
     def learn(shapes: Shapes, history: History, given: Mapping[str, Any]) -> Learned:
-        discount, rest = (
-            Discount(given["near"], given["far"]),
-            {k: v for k, v in given.items() if k not in ("near", "far")},
-        )
+        rest = dict(given)
+        discount = Discount(rest.pop("near"), rest.pop("far"))
         return learn(history, shapes.n_layers, shapes.n_experts, discount=discount, **rest).kept()
 
     def learns_by(self) -> Mapping[str, Any]:
@@ -131,11 +129,12 @@ class NextUse(Pooled[Scores]):
 
     def recall(self, learned: Learned) -> None:
         self.estimate = Estimate.recalled(learned)
-        self.recent = self.estimate.recent(scores=self.scores)
+        given = {"scores": self.scores, "shares": self.shares}
+        self.recent = self.estimate.recent(**given)
         if self.estimate.ridge is not None:
             self.context = Context(self.estimate.basis)
             if self.online:
-                self.learner = Learner(self.estimate, Discount(self.discount, self.far), scores=self.scores)
+                self.learner = Learner(self.estimate, Discount(self.discount, self.far), **given)
 
     def decided(self) -> Mapping[str, Any]:
         assert self.estimate is not None

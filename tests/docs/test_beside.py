@@ -1,6 +1,5 @@
 """README's table of other engines is that of what was measured, and what was measured is whole."""
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from real.beside import BUDGETS, POLICIES
 from real.beside.plan import OTHERS, SCHEMA
 from sim.prices import shipped
+from tests.scripts import script_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERTS = 16 * 64
@@ -17,9 +17,7 @@ EXPERTS = 16 * 64
 
 @pytest.fixture(scope="module")
 def beside() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "docs")
-        return importlib.import_module("beside")
+    return script_of("docs/beside.py")
 
 
 def test_readme_shows_what_was_measured(beside: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """README's first picture, its title and README's verdict are those of the numbers beside it, and these are still so."""
 
-import importlib
 import re
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ import pytest
 
 from sim.experiment.run import run
 from sim.results.columns import row
+from tests.scripts import script_of
 from traces.kit.drawing import svg
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,9 +20,7 @@ LARGEST = 60_000
 
 @pytest.fixture(scope="module")
 def first_picture() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "docs")
-        return importlib.import_module("first_picture")
+    return script_of("docs/first_picture.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """docs/fmoe_online.md shows the numbers beside it, which are those of the script's cells, and still so."""
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -9,16 +8,14 @@ import pytest
 from sim.experiment.cell import Inputs
 from sim.experiment.compose import read_config
 from sim.experiment.run import run_config
+from tests.scripts import script_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = "mixtral_offloading_as_in_finemoe"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "docs")
-        return importlib.import_module("fmoe_online")
+    return script_of("docs/fmoe_online.py")
 
 
 def test_the_page_shows_the_numbers(script: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """docs/fmoe_testbed.md shows the numbers beside it, which are those of the script's cells, and still so."""
 
-import importlib
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ import yaml
 from sim.experiment.cell import Inputs
 from sim.experiment.compose import read_config
 from sim.experiment.run import run_config
+from tests.scripts import script_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = "mixtral_offloading_as_in_finemoe"
@@ -18,9 +18,7 @@ BASELINE = "mixtral_offloading_as_in_finemoe"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "docs")
-        return importlib.import_module("fmoe_testbed")
+    return script_of("docs/fmoe_testbed.py")
 
 
 def test_the_page_shows_the_numbers(script: ModuleType) -> None:

@@ -1,21 +1,19 @@
 """README's table of host compute is that of the numbers beside it, of every lossless preset, and these are still so."""
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from sim.experiment.run import run
+from tests.scripts import script_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def host_compute() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "docs")
-        return importlib.import_module("host_compute")
+    return script_of("docs/host_compute.py")
 
 
 def test_readme_shows_the_numbers(host_compute: ModuleType) -> None:

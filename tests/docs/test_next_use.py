@@ -1,20 +1,16 @@
 """What is said of our own policy, in three places, is what was measured."""
 
-import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts import script_of
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "docs")
-        return importlib.import_module("next_use")
+    return script_of("docs/next_use.py")
 
 
 def test_the_pages_have_what_the_numbers_say(script: ModuleType) -> None:

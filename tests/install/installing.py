@@ -8,10 +8,8 @@ import sysconfig
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -38,13 +36,6 @@ def copy_of_the_project(to: Path, *more: str) -> Path:
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if name == "__pycache__" or Path(folder, name) == ROOT / MODEL}
-
-
-def script(path: str) -> ModuleType:
-    """A file that is no part of a package, as a module; what lies beside it is found."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend((ROOT / path).parent)
-        return import_module(Path(path).stem)
 
 
 def folders_of_the_user(where: Path, names: Sequence[str], form: str) -> Path:

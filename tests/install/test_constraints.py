@@ -11,9 +11,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.install.installing import ROOT, script
+from tests.install.installing import ROOT
+from tests.scripts import script_of
 
-refresh = script(".ci/refresh.py")
+refresh = script_of(".ci/refresh.py")
 TEXT = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 LINES = [line for line in TEXT.splitlines() if line and not line.startswith("#")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.install.installing import script
+from tests.scripts import script_of
 
 CONSTRAINTS = """\
 # a line of words
@@ -21,7 +21,7 @@ b==2.1 ; python_version >= "3.12"
 
 @pytest.fixture
 def newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = script(".ci/newest.py")
+    module = script_of(".ci/newest.py")
     monkeypatch.setattr(module, "LOG", tmp_path / "newest.log")
     return module
 

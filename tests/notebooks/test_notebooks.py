@@ -12,13 +12,13 @@ import pytest
 import policies.api
 import sim.pictures
 import traces
-from tests.install.installing import script
+from tests.scripts import script_of
 from traces.kit.drawing import Picture
 from traces.kit.panels import Panel, together
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
-execute = script("notebooks/execute.py")
+execute = script_of("notebooks/execute.py")
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST_PICTURE = 60_000

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.install.installing import script
+from tests.scripts import script_of
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
-execute, stale = script("notebooks/execute.py"), script("notebooks/stale.py")
+execute, stale = script_of("notebooks/execute.py"), script_of("notebooks/stale.py")
 
 from PIL import Image, ImageDraw  # noqa: E402 (of matplotlib)
 

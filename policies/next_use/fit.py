@@ -124,9 +124,9 @@ class Estimate:
     def own(self, recent: Recent, layer: int | None = None) -> Reals:
         """From an expert's own features alone: of a layer, [E], or of all, [L, E]."""
         if layer is None:
-            at = (self.weights @ recent.table.reshape(len(recent.table), -1)).reshape(self.offsets.shape) + self.offsets
+            at = self.weights @ recent.table + self.offsets
         else:
-            at = self.weights @ recent.table[:, layer] + self.offsets[layer]
+            at = self.weights @ recent.table[layer] + self.offsets[layer]
         return np.asarray(1 / (1 + np.exp(-np.maximum(at, LEAST_LOGIT))))
 
     def named(self, own: Reals, layer: int, distance: int, at: Reals, n: int) -> NDArray[np.intp]:
@@ -169,7 +169,7 @@ def learn(
     features, labels = [], []
     for row, recent in enumerate(replayed(past, popular, shares=shares)):
         if row in taken:
-            own = np.concatenate([recent.table, np.log(popular)[None]])
+            own = np.concatenate([recent.table.transpose(1, 0, 2), np.log(popular)[None]])
             features.append(own.reshape(len(own), -1))
             labels.append(sooner[row].ravel())
     weights, intercept, loss = regress(np.concatenate(features, 1).T, np.concatenate(labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,34 @@ BEFORE = (8.0, 32.0)
 
 def choices(ids: NDArray[np.integer], n_experts: int) -> NDArray[np.bool_]:
     """Who is named in ``ids`` [..., K], [..., E]; absent ones are none."""
-    flat = ids.reshape(-1, ids.shape[-1])
+    flat = np.minimum(ids.reshape(-1, ids.shape[-1]), n_experts).astype(np.intp)
     marks = np.zeros((len(flat), n_experts + 1), np.bool_)
-    marks[np.arange(len(flat))[:, None], np.minimum(flat, n_experts).astype(np.intp)] = True
+    if len(flat) == 1:
+        marks[0, flat[0]] = True
+    else:
+        marks[np.arange(len(flat))[:, None], flat] = True
     return marks[:, :-1].reshape(*ids.shape[:-1], n_experts)
 
 
+@dataclass(slots=True)
+class Part:
+    """What is kept of some layers: averages and what comes of them [layers, *, E], then one of each [layers, E]."""
+
+    chosen: Reals
+    logs: Reals
+    shares: Reals
+    prior: Reals
+    ages: Reals
+    last: Reals
+    age: Reals
+    counts: Reals
+    rows: Reals
+    score: Reals
+    scored: Reals | None
+
+
 class Recent:
-    """The state of ``n_layers`` layers: what an estimate is made from is ``table``, [features, layers, E].
+    """The state of ``n_layers`` layers: what an estimate is made from is ``table``, [layers, features, E].
 
     Time is counted in tokens of the layer, whoever's they are; with several requests in a pass their rows come in turn.
     ``scores``: whether the router's scores over all experts are known. ``popular``: the share of tokens that chooses
@@ -51,24 +72,25 @@ class Recent:
     ) -> None:
         n, m = len(decays), len(BEFORE) * shares
         self.n_experts, self.decays = n_experts, np.array(decays)
-        self.table = np.zeros((2 * n + 2 + m + (n + 1 if scores else 0), n_layers, n_experts))
-        self.chosen = self.table[:n]
+        self.table = np.zeros((n_layers, 2 * n + 2 + m + (n + 1 if scores else 0), n_experts))
+        self.chosen = self.table[:, :n]
         """Averages of being chosen; after them their logarithms, that of the age, whether it is 0, and of the sequence
         under way the logarithm of the share of its tokens."""
-        self._logs, self._ages, self._last = self.table[n : 2 * n], self.table[2 * n], self.table[2 * n + 1]
+        self._logs, self._ages, self._last = self.table[:, n : 2 * n], self.table[:, 2 * n], self.table[:, 2 * n + 1]
         self._logs[:] = np.log(FLOOR)
         self.age = np.full((n_layers, n_experts), NEVER)
         """Tokens since the last choice; 0: by the last one."""
         self._ages[:] = np.log1p(NEVER)
         popular = np.full(self.age.shape, 0.5) if popular is None else popular
-        self._shares, self._before = self.table[2 * n + 2 : 2 * n + 2 + m], np.array(BEFORE[:m])[:, None, None]
-        self._prior, self._at_first = self._before * popular, np.log(popular)
-        self._counts, self._rows = np.zeros(self.age.shape), np.zeros((n_layers, 1))
+        self._shares, self._before = self.table[:, 2 * n + 2 : 2 * n + 2 + m], np.array(BEFORE[:m])[:, None]
+        self._prior, self._at_first = self._before * popular[:, None], np.log(popular)[:, None]
+        self._counts, self._rows = np.zeros((n_layers, 1, n_experts)), np.zeros((n_layers, 1, 1))
         self.begin()
-        self.scored = self.table[2 * n + 2 + m : -1] if scores else None
+        self.scored = self.table[:, 2 * n + 2 + m : -1] if scores else None
         """Averages of the logarithm of the score; after them that of the last one."""
-        self._fading, self._coming = self.decays[:, None, None], 1 - self.decays[:, None, None]
+        self._fading, self._coming = self.decays[:, None], 1 - self.decays[:, None]
         self._kept = self.decays[:, None] ** np.arange(LONGEST - 1, -1, -1)  # [J, rows], the last row's is 1
+        self._parts: dict[tuple[int, int], Part] = {}
 
     def begin(self) -> None:
         """Another sequence begins: averages fade as they do, its own shares start anew."""
@@ -83,26 +105,40 @@ class Recent:
         Who was chosen, [rows, layers, E], of the last LONGEST rows.
         """
         ids = ids[-LONGEST:]
-        marks, age, chosen = choices(ids, self.n_experts), self.age[layers], self.chosen[:, layers]
-        self._fade(chosen, marks)
-        if len(ids) == 1:
-            age += 1
-            age[marks[0]] = 0
-        else:
-            age[:] = np.where(marks.any(0), marks[::-1].argmax(0), age + len(ids))
-        np.log(chosen + FLOOR, out=self._logs[:, layers])
-        np.log1p(age, out=self._ages[layers])
-        np.equal(age, 0, out=self._last[layers])
-        self._counts[layers] += marks[0] if len(ids) == 1 else marks.sum(0)
-        self._rows[layers] += len(ids)
-        shares = self._counts[layers] + self._prior[:, layers]
-        shares /= self._rows[layers] + self._before
-        np.log(shares, out=self._shares[:, layers])
-        if self.scored is not None and probs is not None:
+        marks, part = choices(ids, self.n_experts), self._part(layers)
+        logs = None
+        if part.scored is not None and probs is not None:
             logs = np.log(np.maximum(probs[-LONGEST:].astype(np.float64), LEAST_SCORE))
-            self._fade(self.scored[:, layers], logs)
-            self.table[-1, layers] = logs[-1]
+        self._fade(part.chosen, marks)
+        if len(ids) == 1:
+            part.age += 1
+            part.age[marks[0]] = 0
+        else:
+            part.age[:] = np.where(marks.any(0), marks[::-1].argmax(0), part.age + len(ids))
+        np.log(np.add(part.chosen, FLOOR, out=part.logs), out=part.logs)
+        np.log1p(part.age, out=part.ages)
+        np.equal(part.age, 0, out=part.last)
+        part.counts += (marks[0] if len(ids) == 1 else marks.sum(0))[:, None]
+        part.rows += len(ids)
+        np.add(part.counts, part.prior, out=part.shares)
+        part.shares /= part.rows + self._before
+        np.log(part.shares, out=part.shares)
+        if part.scored is not None and logs is not None:
+            self._fade(part.scored, logs)
+            part.score[:] = logs[-1]
         return marks
+
+    def _part(self, layers: slice) -> Part:
+        """Of these layers all that a row changes, as views, which take longer to make than to use."""
+        start, stop, _ = layers.indices(len(self.age))
+        found = self._parts.get((start, stop))
+        if found is None:
+            scored = None if self.scored is None else self.scored[layers]
+            of_all = self.chosen, self._logs, self._shares, self._prior, self._ages, self._last, self.age
+            of_all += self._counts, self._rows, self.table[:, -1]
+            found = Part(*(array[layers] for array in of_all), scored)
+            self._parts[start, stop] = found
+        return found
 
     def take(self, other: Recent) -> None:
         """Be as the other is, of the same shape."""
@@ -110,14 +146,14 @@ class Recent:
         self._counts[:], self._rows[:] = other._counts, other._rows
 
     def _fade(self, averages: Reals, rows: NDArray[np.generic]) -> None:
-        """Bring averages [J, layers, E] up to date with ``rows`` [rows, layers, E]."""
+        """Bring averages [layers, J, E] up to date with ``rows`` [rows, layers, E]."""
         if len(rows) == 1:
             averages *= self._fading
-            averages += self._coming * rows
+            averages += self._coming * rows[0][:, None]
         else:
             averages *= self._fading ** len(rows)
             weights = (1 - self.decays)[:, None] * self._kept[:, -len(rows) :]
-            averages += np.asarray(np.tensordot(weights, rows.astype(np.float64), 1))
+            averages += np.tensordot(weights, rows.astype(np.float64), 1).transpose(1, 0, 2)
 
 
 class Context:

@@ -64,7 +64,7 @@ def test_an_average_by_hand() -> None:
 def test_the_shares_of_a_sequence_start_anew_with_it_from_what_is_popular() -> None:
     popular = np.full((1, 4), 0.25)
     recent = Recent(1, 4, scores=False, popular=popular, decays=())
-    shares = recent.table[2:4, 0]
+    shares = recent.table[0, 2:4]
     np.testing.assert_allclose(np.exp(shares), 0.25)
     recent.see(slice(None), np.array([[[0, 1]], [[0, 2]]]))
     np.testing.assert_allclose(np.exp(shares[0]), [4 / 10, 3 / 10, 3 / 10, 2 / 10])
@@ -76,7 +76,7 @@ def test_the_shares_of_a_sequence_start_anew_with_it_from_what_is_popular() -> N
     np.testing.assert_allclose(np.exp(shares[0]), [2 / 9, 3 / 9, 3 / 9, 2 / 9])
     past = tokens_of(Past(rows(30)).requests(), False, 25)
     assert past.begins == {0, 10, 20}
-    found = [np.exp(it.table[-2]).sum(1) for it in replayed(past, np.full((L, E), 1 / E))]
+    found = [np.exp(it.table[:, -2]).sum(1) for it in replayed(past, np.full((L, E), 1 / E))]
     expected = [(K * n + 8) / (n + 8) for n in (*range(1, 11), *range(1, 11), *range(1, 6))]
     np.testing.assert_allclose(found, np.repeat(np.array(expected)[:, None], L, 1))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from policies.api import History, Learned
 from policies.next_use.past import distances, replayed, tokens_of
-from policies.next_use.recent import Reals, Recent, choices, contexts
+from policies.next_use.recent import Reals, Recent, by_choice, choices, contexts
 
 MOST_ROWS = 4096
 """Tokens of the train requests that are learned from, the first ones."""
@@ -180,7 +180,7 @@ def learn(
     basis = _components(chosen, components)
     if not len(basis):  # each token chose the same
         return alone
-    left, at = np.empty_like(sooner), contexts(basis, ids, None)
+    left, at = np.empty_like(sooner), contexts(by_choice(basis), ids, None)
     for row, recent in enumerate(replayed(past, popular, shares=shares)):
         left[row] = sooner[row] - alone.own(recent)
     ridge, mean, sums = _second(at[first:], left[first:])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.next_use.fit import Discount, Estimate
-from policies.next_use.recent import Recent, choices, contexts
+from policies.next_use.recent import Recent, by_choice, choices, contexts
 
 NEGLIGIBLE = 0.02
 """Of a label: a next use that is discounted below it is as good as none."""
@@ -34,6 +34,7 @@ class Learner:
         assert estimate.sums is not None
         width, (n_layers, n_experts) = len(estimate.mean), estimate.offsets.shape
         self.first, self.n_experts = estimate, n_experts
+        self.adds, self.mean = by_choice(estimate.basis), estimate.mean.astype(np.float32)
         copied = (part.copy() for part in (estimate.sums.squares, estimate.sums.products, estimate.sums.penalty))
         self.sums = type(estimate.sums)(*copied)
         worth = discount.of(np.arange(LONGEST_WAIT))
@@ -63,7 +64,7 @@ class Learner:
             self.recent.see(slice(None), ids[:old], None if probs is None else probs[:old])
             self.before = ids[old - 1]
             ids, probs = ids[old:], None if probs is None else probs[old:]
-        at = contexts(self.first.basis, ids, self.before) - self.first.mean.astype(np.float32)
+        at = contexts(self.adds, ids, self.before) - self.mean
         self.before = ids[-1]
         for row, chosen in enumerate(choices(ids, self.n_experts)):
             if recent is None or len(ids) > 1:

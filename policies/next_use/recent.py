@@ -178,15 +178,22 @@ class Context:
         return self.at
 
 
-def contexts(basis: Reals, ids: NDArray[np.integer], before: NDArray[np.integer] | None) -> NDArray[np.float32]:
+def by_choice(basis: Reals) -> NDArray[np.float32]:
+    """Of ``basis`` [components, L, E] what each choice adds, [L, E + 1, components]; the last is of an absent one."""
+    return np.concatenate([basis, np.zeros((*basis.shape[:2], 1))], 2).transpose(1, 2, 0).astype(np.float32, order="C")
+
+
+def contexts(
+    adds: NDArray[np.float32], ids: NDArray[np.integer], before: NDArray[np.integer] | None
+) -> NDArray[np.float32]:
     """What :class:`Context` has after each gate of tokens that come one by one, [n, L, 2 x components].
 
-    ``ids`` [n, L, K]; ``before`` [L, K]: the token before them, if any.
+    ``adds``: of :func:`by_choice`; ``ids`` [n, L, K]; ``before`` [L, K]: the token before them, if any.
     """
-    n_experts, layers = basis.shape[2], np.arange(basis.shape[1])[:, None]
-    by_expert = np.concatenate([basis, np.zeros((*basis.shape[:2], 1))], 2).transpose(1, 2, 0).astype(np.float32)
+    n_layers, n_experts = len(adds), adds.shape[1] - 1
+    layers = np.arange(n_layers)[:, None]
     rows = ids if before is None else np.concatenate([before[None], ids])
-    steps = np.stack([by_expert[layers, np.minimum(row, n_experts).astype(np.intp)].sum(1) for row in rows])
+    steps = np.stack([adds[layers, np.minimum(row, n_experts).astype(np.intp)].sum(1) for row in rows])
     so_far = steps.cumsum(1)
     last = np.zeros_like(so_far)
     last[1:] = so_far[:-1, -1:] - so_far[:-1]

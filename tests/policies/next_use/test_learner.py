@@ -8,7 +8,7 @@ import pytest
 from policies.next_use.ahead import Ahead, Gain, Named, Odds
 from policies.next_use.fit import Discount, Estimate, learn
 from policies.next_use.learner import BLOCK, MOST_OF_A_PASS, SOLVE_EVERY, Learner
-from policies.next_use.recent import Context, choices, contexts
+from policies.next_use.recent import Context, by_choice, choices, contexts
 from sim.check.synthetic import draw, setup_of
 from tests.policies.next_use.test_next_use import E, L, Past, rows
 
@@ -53,7 +53,7 @@ def test_its_sums_are_those_of_the_tokens_whose_future_is_known(estimate: Estima
     for row, layer, x in np.ndindex(n, L, E):
         later = np.flatnonzero(chosen[row + 1 : row + 1 + learner.wait, layer, x])
         labels[row, layer, x] = DISCOUNT.of(later[0]) if len(later) else 0
-    at = (contexts(estimate.basis, ids, None)[:n] - estimate.mean).transpose(1, 0, 2)
+    at = (contexts(by_choice(estimate.basis), ids, None)[:n] - estimate.mean).transpose(1, 0, 2)
     first = estimate.sums
     assert first is not None
     expected = first.squares + at.transpose(0, 2, 1) @ at

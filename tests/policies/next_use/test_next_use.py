@@ -11,7 +11,7 @@ from policies.api import PastRequest, PastStep
 from policies.next_use.fit import Discount, Estimate, learn, regress
 from policies.next_use.past import BEYOND, distances, replayed, tokens_of
 from policies.next_use.policy import NextUse
-from policies.next_use.recent import Context, Recent, choices, contexts
+from policies.next_use.recent import Context, Recent, by_choice, choices, contexts
 from sim.check.synthetic import draw, setup_of
 from sim.experiment.run import run
 from tests.policies.desk import past_request
@@ -128,8 +128,8 @@ def test_contexts_of_tokens_at_once_are_those_one_by_one() -> None:
         [context.see(layer, choices(row[layer], E)).copy() for layer in range(L)]  # as the gates run
         for row in ids
     ]
-    np.testing.assert_allclose(contexts(basis, ids, None), expected, atol=1e-5)
-    np.testing.assert_allclose(contexts(basis, ids[4:], ids[3]), expected[4:], atol=1e-5)
+    np.testing.assert_allclose(contexts(by_choice(basis), ids, None), expected, atol=1e-5)
+    np.testing.assert_allclose(contexts(by_choice(basis), ids[4:], ids[3]), expected[4:], atol=1e-5)
 
 
 def test_what_other_layers_say_is_found_where_it_is_so_and_left_where_it_is_not() -> None:

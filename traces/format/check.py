@@ -143,7 +143,7 @@ def _check_ids(name: str, ids: Array, n_experts: int, first_row: int) -> None:
         gap = np.zeros(ids.shape, bool)
         gap[..., 1:] = np.moveaxis(present[1:] & ~present[:-1], 0, -1)
         _refuse(name, ids, gap, first_row, f"{absent}: absent entries come last")
-    if any(((slots[:slot] == slots[slot])).any() for slot in range(1, len(slots))):
+    if any(((slots[:slot] == slots[slot]) & present[slot]).any() for slot in range(1, len(slots))):
         twice = np.zeros(ids.shape, bool)
         for slot in range(1, len(slots)):
             twice[..., slot] = ((slots[:slot] == slots[slot]) & present[slot]).any(axis=0)

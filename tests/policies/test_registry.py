@@ -10,7 +10,8 @@ from policies.api import Policy
 from policies.lru import LRU
 from policies.registry import RESERVED
 from sim.check.synthetic import draw, setup_of
-from sim.experiment.compose import read_config, register_policies
+from sim.experiment.by_hydra import register_policies
+from sim.experiment.compose import read_config
 from tests.policies.conftest import Plug, Theirs
 from traces.kit.errors import UserError
 

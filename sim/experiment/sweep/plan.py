@@ -10,8 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import OverrideParseException
 
-from sim.experiment.compose import AXES, blamed, cells, choices, compose_words, key_of, sweeper_of, to_dict
+from sim.experiment.by_hydra import compose_words, sweeper_of, to_dict
+from sim.experiment.compose import AXES, blamed, cells
 from sim.experiment.config import GROUPS, RunConfig
+from sim.experiment.groups import choices, key_of
 from sim.experiment.overrides import prepare
 from traces.kit.errors import UserError
 

@@ -16,23 +16,31 @@ AXES = ("budget", "chunks", "warmup", "limit", "seed")
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
     """Compose ``conf/`` with ``key=value`` words and check the outcome: no grid is left open."""
+    preset = _preset(overrides)
     with blamed(overrides):
-        plain = composed_plainly(overrides)
-        if plain is None:
-            plain = _by_hydra(overrides)
+        plain = composed(overrides) if preset is None else _with_preset(preset, overrides)
         listed(plain)
         return RunConfig.from_dict(plain)
 
 
-def _by_hydra(overrides: Sequence[str]) -> dict[str, Any]:
-    from sim.experiment.by_hydra import compose_words, sweeper_of, to_dict  # half of a run's start, where it is needed
+def composed(words: Sequence[str]) -> dict[str, Any]:
+    """``conf/`` with ``key=value`` words, unchecked. UserError for what Hydra does not take."""
+    if (plain := composed_plainly(words)) is not None:
+        return plain
+    from sim.experiment.by_hydra import compose_words, to_dict  # Hydra's import takes half a second
 
-    preset = _preset(overrides)
-    composed = compose_words(overrides, hydra=preset is not None)
-    swept = (sweeper_of(composed).get("params") or {}) if preset else {}
-    if unset := [key for key in swept if key not in set(map(key_of, overrides))]:
+    return to_dict(compose_words(words))
+
+
+def _with_preset(preset: str, words: Sequence[str]) -> dict[str, Any]:
+    """The same; UserError where the preset sweeps a key that the words leave open."""
+    from sim.experiment.by_hydra import compose_words, sweeper_of, to_dict
+
+    found = compose_words(words, hydra=True)
+    swept = sweeper_of(found).get("params") or {}
+    if unset := [key for key in swept if key not in set(map(key_of, words))]:
         raise UserError(f"{preset}: sweeps {one_of(unset)}; add -m to run each")
-    return to_dict(composed)
+    return to_dict(found)
 
 
 @contextmanager

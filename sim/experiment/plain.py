@@ -66,13 +66,15 @@ def _composed(words: Sequence[str]) -> Node:
         node: Any = composed
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or last not in node or isinstance(node[last], dict | list):
+        if not isinstance(node, dict) or last not in node or (isinstance(node[last], dict | list) and value != "null"):
             raise _NotPlainError
         node[last] = value if key == "trace" and PATH.fullmatch(value) else _value(value)
     return composed
 
 
 def _value(word: str) -> Any:
+    if word[:1] == "[" and word[-1] == "]":
+        return [_value(one) for one in word[1:-1].split(",")]
     if word in WORDS:
         return WORDS[word]
     for pattern, read in VALUES.items():

@@ -15,11 +15,23 @@ ALL = [[f"{group}={name}"] for group in (*GROUPS, *PACKAGES) for name in sorted(
 SOME = [
     ["policy=fmoe", "policy.search_us=2.50", "policy.eviction=lru", "hardware=rtx_3090_x2", "placement=layers"],
     ["model=tiny-moe", "model.dtype=fp8", "host=ddr4_4ch", "hardware.host.cpu_threads=8", "trace=/tmp/a-b_c.d/1e3"],
-    ["workload=online", "workload.rate=0.5", "kv_share=20%", "budget=auto", "limit=null", "bounds=false", "seed=7"],
+    [
+        "workload=online",
+        "workload.rate=0.5",
+        "kv_share=20%",
+        "budget=auto",
+        "limit=null",
+        "bounds=false",
+        "seed=[7,8]",
+        "hardware.peer=null",
+    ],
 ]
-VALUES = "8GB 8GiB 1.5GB 50% 0 7 123456789012345678 0.5 10.25 true false null auto lru_layer _a B1 nano"
+VALUES = (
+    "8GB 8GiB 1.5GB 50% 0 7 123456789012345678 0.5 10.25 true false null auto lru_layer _a B1 nano [1] [2GB,50%,null]"
+)
 NOT_PLAIN = (
-    "08 1e3 -1 +1 1_0 .5 5. nan INF True NULL 1e400 [1,2] {a:1} 'a' a,b ${seed} a=b 8e5 a/b glob(l*) ??? 9" + "9" * 20
+    "08 1e3 -1 +1 1_0 .5 5. nan INF True NULL [ [] [1,] [[1,2],[a]] {a:1} 'a' a,b ${seed} a=b 8e5 a/b glob(l*) ??? 9"
+    + "9" * 20
 )
 ODD = [
     "policy=nosuch",
@@ -28,7 +40,6 @@ ODD = [
     "policy=lru,fifo",
     "nosuch=1",
     "policy.nosuch=1",
-    "hardware.peer=null",
     "hardware.disk.gb_per_s.4096=1",
     "+seed=1",
     "~limit",

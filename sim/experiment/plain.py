@@ -47,7 +47,7 @@ def composed_plainly(words: Sequence[str]) -> Node | None:
     """What Hydra composes of ``conf/`` and the words; None where one of them, or a file, is not plain."""
     try:
         return _composed(words)
-    except _NotPlainError:
+    except (_NotPlainError, OSError):
         return None
 
 
@@ -128,30 +128,30 @@ def _read(path: Path, _changed_ns: int, _size: int) -> tuple[str | None, Node]:
     """A file's ``@package``, and its content; it may change while a notebook runs."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = yaml.load(text, _Loader)  # noqa: S506 - a safe one
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise _NotPlainError from None
-    if not isinstance(found, dict) or not all(map(_is_plain, _leaves(found))):
+        loader = SafeLoader(text)
+        node = loader.get_single_node()
+        found = loader.construct_document(node)
+        plain = isinstance(found, dict) and not _is_twice(node) and all(map(_is_plain, _leaves(found)))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        plain = False
+    if not plain:
         raise _NotPlainError
     said = HEADER.findall(text)
     return said[0].strip() if said else None, found
 
 
-class _Loader(SafeLoader):
-    """Refuses a key that is there twice, as Hydra does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
-            raise _NotPlainError
-        return found
+def _is_twice(node: yaml.Node) -> bool:
+    """Whether a key stands twice in it, of which YAML takes the last, or others are merged in."""
+    if not isinstance(node, yaml.MappingNode):
+        return isinstance(node, yaml.SequenceNode) and any(map(_is_twice, node.value))
+    keys = [str(key.value) for key, _ in node.value]
+    return len({*keys}) < len(keys) or "<<" in keys or any(_is_twice(value) for _, value in node.value)
 
 
 def _leaves(node: object) -> Iterator[object]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from (() if isinstance(key, str) else (key,))
-            yield from _leaves(value)
+            yield from _leaves(value) if isinstance(key, str) else [()]  # a text is wanted, and a tuple is not plain
     elif isinstance(node, list):
         for value in node:
             yield from _leaves(value)

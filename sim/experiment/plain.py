@@ -23,6 +23,8 @@ from sim.experiment.config import GROUPS
 from traces.kit import conf
 
 Node = dict[str, Any]
+PROFILES = ("model", "hardware")
+"""Groups of which a file may be given."""
 PACKAGES = {"host": "hardware"}
 """Where a group's files say ``@package``, since they are merged into another group."""
 HEADER = re.compile(r"^\s*#\s*@(.*)$", re.MULTILINE)
@@ -105,10 +107,13 @@ def _root() -> tuple[Node, Node]:
 
 
 def _chosen(group: str, name: str) -> Node:
-    """What a name in a group stands for."""
-    if name not in conf.names(group):
+    """What a name in a group stands for, or a profile's file."""
+    if group in PROFILES and name.endswith((".yaml", ".yml")):
+        found = _file(Path(name), None)
+    elif name in conf.names(group):
+        found = _file(conf.FOLDER / group / f"{name}.yaml", f"package {PACKAGES[group]}" if group in PACKAGES else None)
+    else:
         raise _NotPlainError
-    found = _file(conf.FOLDER / group / f"{name}.yaml", f"package {PACKAGES[group]}" if group in PACKAGES else None)
     if "defaults" in found:
         raise _NotPlainError
     return found

@@ -62,6 +62,20 @@ def test_it_is_what_hydra_composes(words: list[str]) -> None:
     assert json.dumps(composed_plainly(words)) == by_hydra(words), "keys in the same order, too"
 
 
+def test_a_profiles_file_is_what_hydra_composes(tmp_path: Path) -> None:
+    for group, name in {"model": "tiny-moe", "hardware": "a100"}.items():
+        text = (conf.FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8")
+        (tmp_path / f"{group} a.yaml").write_text(text.replace(f"name: {name}", "name: mine"))
+    words = [f"{group}={tmp_path}/{group} a.yaml" for group in ("model", "hardware")]
+    found = composed_plainly([*words, "hardware.link.depth=2"])
+    assert found is not None
+    assert (found["model"]["name"], found["hardware"]["name"]) == ("mine", "mine")
+    assert json.dumps(found) == by_hydra([*words, "hardware.link.depth=2"])
+    assert composed_plainly([f"hardware={tmp_path}/nosuch.yaml"]) is None
+    (tmp_path / "config.yaml").mkdir()
+    assert composed_plainly([f"model={tmp_path}/config.yaml"]) is None
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_each_file_is_what_hydra_composes(words: list[str]) -> None:

@@ -131,12 +131,14 @@ def _file(path: Path, package: str | None) -> Node:
 @cache
 def _read(path: Path, _changed_ns: int, _size: int) -> tuple[str | None, Node]:
     """A file's ``@package``, and its content; it may change while a notebook runs."""
+    found: Any = None
     try:
         text = path.read_text(encoding="utf-8")
         loader = SafeLoader(text)
         node = loader.get_single_node()
-        found = loader.construct_document(node)
-        plain = isinstance(found, dict) and not _is_twice(node) and all(map(_is_plain, _leaves(found)))
+        if node is not None and not _is_twice(node):
+            found = loader.construct_document(node)
+        plain = isinstance(found, dict) and all(map(_is_plain, _leaves(found)))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         plain = False
     if not plain:

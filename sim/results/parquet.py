@@ -20,7 +20,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], **nullable: str) 
     Read by pandas, it is ``pd.DataFrame(rows).astype(nullable)``. TypeError for anything but whole numbers, floats and
     texts.
     """
-    columns, described = {}, []
+    columns: dict[str, Any] = {}
+    described = []
     for name in rows[0]:
         values = [row[name] for row in rows]
         columns[name], kind, numpy_kind = _column(values, nullable.get(name))

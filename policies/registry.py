@@ -1,24 +1,22 @@
 """Which policies there are, and how to build one from a configuration.
 
-A policy is found by itself: any class with a ``name`` in a module of ``policies`` or of a folder in it, or behind an
-entry point of the group ``moe_offload.policies``. Nothing is imported before the first question. Of a notebook a class
-is given (:mod:`policies.given`).
+A policy is found by itself: any class with a ``name`` in a module of ``policies`` or of a folder in it
+(:mod:`policies.ours`), or behind an entry point of the group ``moe_offload.policies``. Nothing is imported before the
+first question. Of a notebook a class is given (:mod:`policies.given`).
 """
 
 import math
-import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-import policies
+from policies import ours
 from policies.api import Policy, Setup
 from policies.given import GIVEN, check_given, is_name, is_policy
 from traces.kit.errors import UserError, allowing, meant, one_of
@@ -40,7 +38,7 @@ def names() -> list[str]:
 
 def find(name: str, key: str = "policy") -> type[Policy]:
     """The policy of that name, which was given for ``key``. UserError if there is none."""
-    found = GIVEN.get(name) or _catalogue().get(name)
+    found = GIVEN.get(name) or (None if _others() else ours.named(name)) or _catalogue().get(name)
     if found is None:
         contenders = [known for known, policy in {**_catalogue(), **GIVEN}.items() if not policy.clairvoyant]
         raise UserError(f"{key}={name}: unknown; {allowing(name, sorted(contenders))}")
@@ -253,7 +251,7 @@ def _wrong(policy: type[Policy], what: str, allowed: str) -> UserError:
 @cache
 def _catalogue() -> dict[str, type[Policy]]:
     found: dict[str, type[Policy]] = {}
-    for policy in (*_ours(), *_others()):
+    for policy in (*ours.every(), *_others()):
         if policy.name in found:
             both = f"{_where(found[policy.name])} and {_where(policy)}"
             raise UserError(f"policy={policy.name}: defined twice, by {both}; allowed: one policy per name")
@@ -261,30 +259,26 @@ def _catalogue() -> dict[str, type[Policy]]:
     return found
 
 
-def _ours() -> Iterator[type[Policy]]:
-    for info in pkgutil.walk_packages(policies.__path__, "policies."):
-        if not info.name.endswith(".__main__"):
-            module = import_module(info.name)
-            yield from (c for c in vars(module).values() if is_policy(c) and c.__module__ == info.name)
+@cache
+def _others() -> tuple[type[Policy], ...]:
+    """Those of other packages. UserError for what is none."""
+    return tuple(map(_loaded, sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))))
 
 
-def _others() -> Iterator[type[Policy]]:
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        try:
-            policy = point.load()
-        except Exception as error:  # whatever their module does when it is imported
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            package = point.dist.name if point.dist else "its package"
-            raise UserError(
-                f"{GROUP}: {point.name}={point.value} cannot be loaded ({why}); mend or uninstall {package}"
-            ) from error
-        if not is_policy(policy):
-            raise UserError(f"{GROUP}: {point.name}={point.value}: allowed: a class of policies.api.Policy with a name")
-        if not is_name(policy.name):
-            raise UserError(
-                f"{GROUP}: {point.name}={point.value}: name={policy.name!r}; allowed: letters, digits and _"
-            )
-        yield policy
+def _loaded(point: EntryPoint) -> type[Policy]:
+    try:
+        policy = point.load()
+    except Exception as error:  # whatever their module does when it is imported
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        package = point.dist.name if point.dist else "its package"
+        raise UserError(
+            f"{GROUP}: {point.name}={point.value} cannot be loaded ({why}); mend or uninstall {package}"
+        ) from error
+    if not is_policy(policy):
+        raise UserError(f"{GROUP}: {point.name}={point.value}: allowed: a class of policies.api.Policy with a name")
+    if not is_name(policy.name):
+        raise UserError(f"{GROUP}: {point.name}={point.value}: name={policy.name!r}; allowed: letters, digits and _")
+    return policy
 
 
 def _where(policy: type[Policy]) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.experiment.code import code_of, import_statements
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("traces", "policies", "sim", "real")
 """Each may import those before it."""
@@ -36,7 +38,7 @@ def graph() -> dict[str, set[str]]:
 
 def _imports(name: str, path: Path) -> Iterator[str]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in import_statements(path.read_bytes()):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -80,6 +82,29 @@ def test_a_room_imports_those_below_it_alone(rooms: tuple[str, ...]) -> None:
     edges = [(one, other, room(one, rooms), room(other, rooms)) for one, its in graph().items() for other in its]
     assert len(edges) > 500
     assert not [f"{one} -> {other}" for one, other, a, b in edges if a is not None and b is not None and b > a]
+
+
+ODD = (
+    '"""A docstring that would\nfrom sim.core import what\nimport only\n"""\nimport a\n',
+    "from sim.core import (  # both :)\n    log,\n    state as its,\n)\n",
+    "from sim.core import (\n    log,\n)\nif a: import b.c\nelse:\n\tfrom .d import e\n",
+    "x = 1; import f\n",
+    "def g():\n    from . import h, \\\n        i\n    # import nothing\n    print('; from text')\n",
+    "import j\rimport k\n",
+    "\ufeffimport l\r\nfrom m import *\r\n",
+    "x = 1; \\\nimport n\n",
+)
+"""Sources whose imports are hard to tell by their lines, or look like some that are none."""
+
+
+def test_every_import_is_found_by_its_line_or_else_by_parsing() -> None:
+    """Also what a result's address is made of: the files that are imported."""
+    ours = sorted(code_of("next_use"))[::4]  # parsing all takes long
+    assert len(ours) > 25
+    for source in (*(path.read_bytes() for path in ours), *map(str.encode, ODD)):
+        found = [node for node in import_statements(source) if isinstance(node, ast.Import | ast.ImportFrom)]
+        every = [it for it in ast.walk(ast.parse(source)) if isinstance(it, ast.Import | ast.ImportFrom)]
+        assert sorted(map(ast.unparse, found)) == sorted(map(ast.unparse, every)), source
 
 
 def test_every_file_can_be_read_at_one_sitting() -> None:

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 from sim.core.accounts import PHASES, Accounts
 from sim.experiment.cell import Cell, make_cell, make_core, make_machine, make_policy, passes_of
-from sim.experiment.compose import choices, read_config
+from sim.experiment.compose import read_config
+from sim.experiment.groups import choices
 from sim.experiment.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.experiment.run import simulate
 from sim.experiment.words import ROOTS

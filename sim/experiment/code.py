@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
@@ -19,6 +20,14 @@ RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.mac
 """And all that a run imports of these rooms, the bounds and reference rows among it."""
 ASIDE = ("sim", "sim.experiment.compose", "sim.results.wording")
 """But for what turns words into a configuration, which a result has by value, and what only talks to people."""
+
+PLAIN = re.compile(
+    r"^[ \t\f]*(?:from[ \t]+[.\w]+[ \t]+import[ \t]*(?:\([^)]*\)|[^\n(]+)|import[ \t]+[^\n]+)", re.MULTILINE
+)
+"""An import statement at the beginning of a line."""
+ELSEWHERE = re.compile(r"(?:[;:]|\\\n)[ \t\f]*(?:from|import)[ \t\\]|\r", re.ASCII)
+"""What may be one at another place, and lines that end otherwise."""
+TEXT = re.compile(r'("""|\'\'\').*?\1', re.DOTALL)
 
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders whose modules no user writes."""
@@ -114,13 +123,27 @@ def _imports(module: str, path: Path, _changed_ns: int) -> frozenset[str]:
         return frozenset()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = [f"{module}."]
-    for node in _statements(ast.parse(path.read_bytes())):
+    for node in import_statements(path.read_bytes()):
         if isinstance(node, ast.Import):
             names += [f"{alias.name}." for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = resolve_name("." * node.level + (node.module or ""), package)
             names += [f"{base}.{alias.name}." for alias in node.names]
     return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")
+
+
+def import_statements(source: bytes) -> Iterable[ast.AST]:
+    """Every import in a source, perhaps among other statements.
+
+    Its lines tell them in a tenth of the time that parsing takes, which is done where a line might mislead.
+    """
+    try:
+        text = source.decode("utf-8-sig")
+        if not ELSEWHERE.search(text) and not any(PLAIN.search(found[0]) for found in TEXT.finditer(text)):
+            return ast.parse("\n".join(found[0].strip() for found in PLAIN.finditer(text))).body
+    except (UnicodeDecodeError, SyntaxError):  # a comment within parentheses, say
+        pass
+    return _statements(ast.parse(source))
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:

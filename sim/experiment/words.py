@@ -57,7 +57,7 @@ ROOTS = tuple(dict.fromkeys(key.replace("/", ".").partition(".")[0] for key in K
 
 def page() -> dict[str, str]:
     """What the help says of each key: the names that there are, and what it is by default."""
-    from sim.experiment.compose import choices
+    from sim.experiment.groups import choices
 
     plain: dict[str, Any] = yaml.safe_load((conf.FOLDER / "config.yaml").read_text(encoding="utf-8"))
     for group in plain["defaults"]:

@@ -31,7 +31,7 @@ def several(value: str) -> tuple[str, ...]:
 
 def known_policies(value: str) -> tuple[str, ...]:
     """A mark: files of conf/policy, or policies of other packages."""
-    from sim.experiment.compose import choices
+    from sim.experiment.groups import choices
 
     names, known = several(value), choices("policy")
     for name in names:

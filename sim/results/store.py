@@ -77,10 +77,12 @@ class Store:
         """Write a run: result.json, requests.parquet, layers.parquet, config.yaml; if kept, log.npy, timeline.json."""
 
         def fill(temp: Path) -> None:
+            from sim.results.parquet import write_table  # and PyArrow: what is only read, or is no result, needs none
+
             _write_json(temp / "result.json", result)
             nullable = {"prefill_end_ns": "Int64", "ttft_ns": "Int64", "tpot_ns": "Float64"}
-            _write_table(temp / "requests.parquet", request_rows(outcome), **nullable)
-            _write_table(temp / "layers.parquet", layer_rows(outcome))
+            write_table(temp / "requests.parquet", request_rows(outcome), **nullable)
+            write_table(temp / "layers.parquet", layer_rows(outcome))
             (temp / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
             if outcome.core.log:
                 save(outcome.core.log, temp / "log.npy")
@@ -94,12 +96,6 @@ class Store:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(dump_json(content), encoding="utf-8")
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]], **dtypes: Any) -> None:
-    import pandas as pd
-
-    pd.DataFrame(rows).astype(dtypes).to_parquet(path, index=False)
 
 
 def request_rows(outcome: Outcome) -> list[dict[str, Any]]:

@@ -23,10 +23,12 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
             for i, thing in enumerate(loaded)
         ]
         monkeypatch.setattr(registry, "entry_points", lambda group: points)
+        registry._others.cache_clear()
         registry._catalogue.cache_clear()
 
     yield install
     monkeypatch.undo()
+    registry._others.cache_clear()
     registry._catalogue.cache_clear()
 
 

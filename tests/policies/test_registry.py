@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from policies import registry
+from policies import ours, registry
 from policies.api import Policy
 from policies.lru import LRU
 from policies.registry import RESERVED
 from sim.check.synthetic import draw, setup_of
-from sim.experiment.compose import read_config, register_policies
+from sim.experiment.by_hydra import register_policies
+from sim.experiment.compose import read_config
 from tests.policies.conftest import Plug, Theirs
 from traces.kit.errors import UserError
 
@@ -32,6 +33,15 @@ def test_policies_are_found_by_themselves() -> None:
     assert registry.find("lru") is LRU
     assert registry.find("belady_forced").clairvoyant
     assert registry.defaults("lru") == {"scope": "global"}
+
+
+def test_each_is_found_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for policy in ours.every():
+        assert ours.named(policy.name) is policy, "name = is at the beginning of no line of its class"
+    assert ours.named("nosuch") is None
+    monkeypatch.setattr(ours, "_modules", lambda: {"lru": ["policies.lru", "policies.lfu"], "lfu": ["policies.lru"]})
+    assert [ours.named("lru"), ours.named("lfu")] == [None, None], "nobody guesses"
+    assert registry.find("lru") is LRU
 
 
 def test_another_package_adds_one(theirs: Theirs) -> None:
@@ -69,8 +79,11 @@ def test_parameters_are_checked(theirs: Theirs, params: dict[str, Any], message:
 def test_a_name_is_given_once(plug: Plug) -> None:
     twin = type("Twin", (LRU,), {"name": "lru"})
     plug(twin)
-    with pytest.raises(UserError, match=r"^policy=lru: defined twice, by policies\.lru\.LRU and .*Twin; allowed: one"):
-        registry.names()
+    for asked in (registry.names, lambda: registry.find("lru")):
+        with pytest.raises(
+            UserError, match=r"^policy=lru: defined twice, by policies\.lru\.LRU and .*Twin; allowed: one"
+        ):
+            asked()
 
 
 @pytest.mark.parametrize("thing", ["a text", int, type("Nameless", (LRU,), {}), Policy])

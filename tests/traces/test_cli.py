@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import traces
 from traces.cli import main
 
 
@@ -81,3 +82,10 @@ print({"torch", "pandas"} & set(sys.modules))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
     said = "error: batch=0: allowed: a whole number, 1 to 2147483647\n"
     assert (done.returncode, done.stderr, done.stdout) == (0, said, "set()\n")
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in traces.__all__ if not hasattr(traces, name)] == []
+    assert dir(traces) == sorted(traces.__all__)
+    with pytest.raises(AttributeError, match=r"^module 'traces' has no attribute 'nosuch'$"):
+        _ = traces.nosuch

@@ -80,16 +80,18 @@ def check_rows(arrays: dict[str, Array], n_experts: int, first_row: int = 0) -> 
             _check_ids(name, arrays[name], n_experts, first_row)
     if (ahead := arrays.get("gate_ahead")) is not None:
         layers, distances = np.indices(ahead.shape[1:3])
-        past = (layers + distances + 1 >= ahead.shape[1])[..., None]
-        refuse("gate_ahead", past & (ahead != absent), "absent past the last layer")
-    if (weights := arrays.get("expert_weights")) is not None:
+        past = layers + distances + 1 >= ahead.shape[1]
+        if (ahead[:, past] != absent).any():
+            refuse("gate_ahead", past[..., None] & (ahead != absent), "absent past the last layer")
+    weights, ids = arrays.get("expert_weights"), arrays.get("expert_ids")
+    if weights is not None and ids is not None and not _surely_weights(weights, ids, absent):
         refuse("expert_weights", ~(np.isfinite(weights) & (weights >= 0)), "finite, at least 0")
         rises = np.zeros(weights.shape, bool)
         rises[..., 1:] = weights[..., 1:] > weights[..., :-1]
         refuse("expert_weights", rises, "descending over the slots of a token")
-        stray = (weights != 0) & (arrays["expert_ids"] == absent)
+        stray = (weights != 0) & (ids == absent)
         refuse("expert_weights", stray, "0 where the expert is absent")
-    if (probs := arrays.get("router_probs")) is not None:
+    if (probs := arrays.get("router_probs")) is not None and not _surely_at_most_one(probs):
         refuse("router_probs", ~((probs >= 0) & (probs <= 1)), "0 to 1")
     if (choice := arrays.get("router_choice")) is not None:
         refuse("router_choice", np.isnan(choice) | (choice == np.inf), "finite, or -inf where barred")
@@ -108,19 +110,43 @@ def check_outputs(file: str, ids: Array, n_experts: int, stride: int, first_row:
     _refuse(name, ids, past & (ids != absent_id(n_experts)), first_row, "absent past the last layer")
 
 
+def _surely_weights(weights: Array, ids: Array, absent: int) -> bool:
+    """Whether weights keep their laws, by bits alone. False: perhaps not, and a look at the values is to tell."""
+    bits = _bits(weights)
+    if bits is None or bits.size == 0 or bits.max() > _LARGEST or (bits[..., 1:] > bits[..., :-1]).any():
+        return False
+    return bool(ids.max() != absent) or not ((ids == absent) & (bits != 0)).any()
+
+
+def _surely_at_most_one(probs: Array) -> bool:
+    """The same of shares."""
+    bits = _bits(probs)
+    return bits is not None and bits.size > 0 and bool(bits.max() <= _ONE)
+
+
+_ONE, _LARGEST = 0x3C00, 0x7BFF
+"""Of float16, 1 and the largest finite number: those from +0 on are ordered as their bits, all others lie above."""
+
+
+def _bits(values: Array) -> Array | None:
+    """Of float16, which numpy compares a hundred times as slowly as whole numbers; None of other types."""
+    return values.view("<u2") if values.dtype == np.dtype("<f2") else None
+
+
 def _check_ids(name: str, ids: Array, n_experts: int, first_row: int) -> None:
     absent = absent_id(n_experts)
-    present = ids != absent
     allowed = f"0 to {n_experts - 1}, or {absent} where absent"
-    _refuse(name, ids, present & ((ids >= n_experts) | (ids < 0)), first_row, allowed)
-    gap = np.zeros(ids.shape, bool)
-    gap[..., 1:] = present[..., 1:] & ~present[..., :-1]
-    _refuse(name, ids, gap, first_row, f"{absent}: absent entries come last")
-    ordered = np.sort(ids, axis=-1)
-    if ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] != absent)).any():
+    _refuse(name, ids, (ids != absent) & ((ids >= n_experts) | (ids < 0)), first_row, allowed)
+    slots = np.ascontiguousarray(np.moveaxis(ids, -1, 0))  # slot by slot: whole arrays are compared, and not rows
+    present = slots != absent
+    if (present[1:] & ~present[:-1]).any():
+        gap = np.zeros(ids.shape, bool)
+        gap[..., 1:] = np.moveaxis(present[1:] & ~present[:-1], 0, -1)
+        _refuse(name, ids, gap, first_row, f"{absent}: absent entries come last")
+    if any(((slots[:slot] == slots[slot]) & present[slot]).any() for slot in range(1, len(slots))):
         twice = np.zeros(ids.shape, bool)
-        for slot in range(1, ids.shape[-1]):
-            twice[..., slot] = (ids[..., :slot] == ids[..., slot, None]).any(axis=-1) & present[..., slot]
+        for slot in range(1, len(slots)):
+            twice[..., slot] = ((slots[:slot] == slots[slot]) & present[slot]).any(axis=0)
         _refuse(name, ids, twice, first_row, "an expert at most once per token and layer")
 
 

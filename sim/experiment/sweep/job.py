@@ -20,8 +20,9 @@ from typing import Any, Literal
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sim.experiment.by_hydra import to_dict
 from sim.experiment.cell import Inputs
-from sim.experiment.compose import cells, to_dict
+from sim.experiment.compose import cells
 from sim.experiment.config import RunConfig
 from sim.experiment.overrides import value_word
 from sim.experiment.run import run_config

@@ -10,8 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import OverrideParseException
 
-from sim.experiment.compose import AXES, blamed, cells, choices, compose_words, key_of, sweeper_of, to_dict
+from sim.experiment.by_hydra import compose_words, sweeper_of
+from sim.experiment.compose import AXES, blamed, cells, composed
 from sim.experiment.config import GROUPS, RunConfig
+from sim.experiment.groups import choices, key_of
 from sim.experiment.overrides import prepare
 from traces.kit.errors import UserError
 
@@ -36,11 +38,11 @@ def make_plan(overrides: Sequence[str]) -> Plan:
             raise UserError(f"{', '.join(presets)}: one preset at a time, as each brings a grid of its own")
         if "n_trials" in sweeper:
             _check_tuned(axes)
-        composed = _check(first)
+        whole = _check(first)
         for key, values in axes.items():
             for value in values[1:]:
                 _check(first | {key: value})
-        lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
+        lists, measure = {key: _length(whole[key]) for key in AXES}, str(whole["measure"])
         if "n_trials" in sweeper:
             return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
         of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
@@ -54,7 +56,7 @@ def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
         axes, sweeper = _axes([prepare(word, sweep=True) for word in overrides])
         if "n_trials" in sweeper:
             raise UserError("hydra/sweeper=optuna: chooses cells by what earlier ones gave; none is known before")
-        jobs = (to_dict(compose_words(words)) for words in product(*axes.values()))
+        jobs = map(composed, product(*axes.values()))
         return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
 
 
@@ -109,7 +111,7 @@ def _length(value: object) -> int:
 
 def _check(axes: Mapping[str, str]) -> dict[str, Any]:
     """Compose one job, and check every cell of it."""
-    composed = to_dict(compose_words(list(axes.values())))
-    for cell in cells(composed):
+    found = composed([*axes.values()])
+    for cell in cells(found):
         RunConfig.from_dict(cell)
-    return composed
+    return found

@@ -32,8 +32,10 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (site / folder / "METADATA").write_text("Metadata-Version: 2.1\nName: their-linear\nVersion: 1.0\n")
     (site / folder / "entry_points.txt").write_text("[moe_offload.policies]\nlinear = their_linear:Linear\n")
     monkeypatch.syspath_prepend(site)
+    registry._others.cache_clear()
     registry._catalogue.cache_clear()
     yield
+    registry._others.cache_clear()
     registry._catalogue.cache_clear()
 
 

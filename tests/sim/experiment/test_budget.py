@@ -10,7 +10,7 @@ import pytest
 from sim.cli import main
 from sim.experiment.budget import AUTO, Room, budget_bytes
 from sim.experiment.cell import Cell, make_cell
-from sim.experiment.compose import choices
+from sim.experiment.groups import choices
 from sim.experiment.provenance import identify
 from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid

@@ -10,7 +10,7 @@ from sim.core.accounts import COMPLETE, LOOKUPS, PHASES
 from sim.core.pools import state_of
 from sim.core.whole import PrefetchingError
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy, passes_of
-from sim.experiment.clockless import accounts_of
+from sim.experiment.clockless import accounts_of, hits_of
 from sim.experiment.compose import read_config
 from sim.experiment.learned import Lessons
 from sim.experiment.served import closed
@@ -74,27 +74,29 @@ def curve(cell: Cell, budgets: Sequence[int]) -> PolicyCurve:
     largest, given = largest_events(cell), label(registry.normal(cell.config.policy))
     at = [replace(cell, setup=replace(cell.setup, budget=budget)) for budget in budgets]
     least, stacked = _least(cell), _stacked(at[-1])
-    points, lookups = list[Point](), [0, 0]
-    for it in at:
-        if least > it.setup.budget:
-            continue
-        policy = make_policy(it, recall=Lessons(it))
-        state = state_of(policy.setup, it.setup.budget - policy.gpu_bytes(), policy)
-        shares = state.layer_capacity or [state.capacity // it.setup.gpus] * len(largest)
-        fits = len(shares) == len(largest) and all(map(int.__le__, largest, shares))
-        slots = it.setup.budget // it.setup.expert_bytes[0]
-        if stacked is not None and slots >= stacked.least:
-            lookups, hits = list(stacked.lookups), stacked.hits[:, min(slots, stacked.hits.shape[1] - 1)].tolist()
-        else:
-            try:
-                accounts = accounts_of(it, policy)
-            except PrefetchingError:
-                raise _prefetches(given) from None
-            rows = accounts.hit_row(0), accounts.hit_row(1)
-            lookups, hits = [row[LOOKUPS] for row in rows], [row[COMPLETE] for row in rows]
-        points.append(Point(it.setup.budget, (hits[0], hits[1]), fits))
-    if not points:
+    at = [it for it in at if it.setup.budget >= least]
+    if not at:
         raise UserError(f"budget={budgets[-1]}: too small for policy={given}; allowed: at least {least} bytes")
+    points, lookups = list[Point](), [0, 0]
+    try:
+        together = hits_of(at[-1], make_policy(at[-1], recall=Lessons(at[-1])), [it.setup.budget for it in at])
+        for i, it in enumerate(at):
+            policy = make_policy(it, recall=Lessons(it))
+            state = state_of(policy.setup, it.setup.budget - policy.gpu_bytes(), policy)
+            shares = state.layer_capacity or [state.capacity // it.setup.gpus] * len(largest)
+            fits = len(shares) == len(largest) and all(map(int.__le__, largest, shares))
+            slots = it.setup.budget // it.setup.expert_bytes[0]
+            if stacked is not None and slots >= stacked.least:
+                lookups, hits = list(stacked.lookups), stacked.hits[:, min(slots, stacked.hits.shape[1] - 1)].tolist()
+            elif together is not None:
+                lookups, hits = together[0], together[1][i].tolist()
+            else:
+                accounts = accounts_of(it, policy)
+                rows = accounts.hit_row(0), accounts.hit_row(1)
+                lookups, hits = [row[LOOKUPS] for row in rows], [row[COMPLETE] for row in rows]
+            points.append(Point(it.setup.budget, (hits[0], hits[1]), fits))
+    except PrefetchingError:
+        raise _prefetches(given) from None
     return PolicyCurve(given, (lookups[0], lookups[1]), points)
 
 

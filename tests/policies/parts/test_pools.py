@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from policies.lru import LRU
-from policies.parts.pools import Queue, Ranking, Scores, chooser, shortcut
+from policies.parts.pools import Arrivals, Queue, Ranking, Scores
 from sim.check.synthetic import draw, setup_of
 
 MEMBERS = range(100, 150)
@@ -47,7 +47,7 @@ def test_a_hook_that_a_class_or_an_object_has_for_itself_is_asked(hook: str) -> 
 
     def bound(policy: Any) -> Any:
         policy.attach(SimpleNamespace(evictable=lambda _: True), None)
-        return chooser(policy) if hook == "victim" else shortcut(policy, hook)
+        return getattr(policy.hooks(), hook)
 
     def own(*given: Any) -> None:
         asked.append(given[-2] if hook == "victim" else given[-1])
@@ -60,6 +60,39 @@ def test_a_hook_that_a_class_or_an_object_has_for_itself_is_asked(hook: str) -> 
     for policy in (watched, of_class):
         bound(policy)(*((3, False) if hook == "victim" else (3,)))
     assert asked == [3, 3]
+
+
+@pytest.mark.parametrize("kind", ["arrivals", "ranking", "scores"])
+def test_an_exchange_is_one_victim_after_the_other(kind: str) -> None:
+    rng, key = np.random.default_rng(1), np.zeros(200)
+    make: Any = {
+        "arrivals": lambda: Arrivals(MEMBERS),
+        "ranking": lambda: Ranking(lambda x: int(key[x])),
+        "scores": lambda: Scores(MEMBERS, lambda experts: key[experts].copy()),
+    }[kind]
+    at_once, single, inside = make(), make(), set[int]()
+    for _ in range(300):
+        outside = rng.permutation([x for x in MEMBERS if x not in inside])[: rng.integers(1, 9)].tolist()
+        key[outside] += rng.integers(0, 5, len(outside))
+        key[rng.choice(MEMBERS, 5)] += 1
+        at_once.stale = single.stale = True
+        left = []
+        for x in outside:
+            left.append(x if (gone := single.lowest(inside.__contains__)) is None else gone)
+            if gone is not None:
+                single.discard(gone)
+                single.add(x)
+                inside = inside - {gone} | {x}
+        assert at_once.exchange(outside) == left
+        if rng.random() < 0.5 and (fresh := [x for x in MEMBERS if x not in inside]) and len(inside) < 20:
+            for order in (at_once, single):
+                order.add(fresh[0])
+            inside.add(fresh[0])
+        if rng.random() < 0.3 and inside:
+            gone = rng.choice(sorted(inside)).item()
+            for order in (at_once, single):
+                order.discard(gone)
+            inside.remove(gone)
 
 
 def test_scores_stand_until_they_are_stale() -> None:

@@ -38,7 +38,7 @@ class LFU(Pooled[Ranking]):
         self.lookups = now
 
     def orders(self, n: int) -> Sequence[Ranking] | None:
-        return self._more(n) if type(self) is LFU else None
+        return self.more_pools(n) if type(self) is LFU else None
 
 
 class LFUInCache(LFU):
@@ -94,4 +94,4 @@ class LFRU(Pooled[Scores]):
             pool.stale = True
 
     def orders(self, n: int) -> Sequence[Scores] | None:
-        return self._more(n) if type(self) is LFRU else None
+        return self.more_pools(n) if type(self) is LFRU else None

@@ -59,4 +59,4 @@ class FIFO(Pooled[Arrivals]):
         super().__init__(setup, scope, Arrivals)
 
     def orders(self, n: int) -> Sequence[Arrivals] | None:
-        return self._more(n) if type(self) is FIFO else None
+        return self.more_pools(n) if type(self) is FIFO else None

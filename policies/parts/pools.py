@@ -66,8 +66,9 @@ class Pooled(Policy, Generic[AnyOrder]):
         if self.by_layer:
             return own
         pool, evictable, here = self.pools[0], self.view.evictable, self._as_here
+        lowest = pool.lowest
         return Hooks(
-            (lambda incoming, speculative: pool.lowest(evictable)) if here("victim") else own.victim,
+            (lambda incoming, speculative: lowest(evictable)) if here("victim") else own.victim,
             pool.add if own.on_slot is not None and here("on_slot") else own.on_slot,
             pool.discard if own.on_evict is not None and here("on_evict") else own.on_evict,
         )
@@ -75,8 +76,9 @@ class Pooled(Policy, Generic[AnyOrder]):
     def _as_here(self, hook: str) -> bool:
         return getattr(type(self), hook) is getattr(Pooled, hook) and hook not in vars(self)
 
-    def _more(self, n: int) -> list[AnyOrder] | None:
-        """For :meth:`orders` of a class that says so of itself, and of no subclass: ``n`` more pools of all layers."""
+    def more_pools(self, n: int) -> list[AnyOrder] | None:
+        """``n`` more pools of all layers, for ``orders`` of a class whose own these are: a subclass may look at who is
+        there. None where one has hooks of its own, or a pool per layer."""
         changed = any(callable(getattr(Policy, name, None)) for name in vars(self))
         if self.by_layer or changed or not all(map(self._as_here, ("victim", "on_slot", "on_evict"))):
             return None

@@ -22,6 +22,9 @@ from traces.kit.units import parse_bytes
 CACHING = ("fifo", "lfru", "lfu", "lfu_incache", "lru", "lru_copy_first", "lru_layer", "on_demand", "random", "static")
 """Presets that prefetch nothing, for who asks for another; of a policy's own parameters it may depend."""
 
+AT_ONCE = 100
+"""Budgets that are replayed together: some 40 bytes of each expert for each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -79,8 +82,8 @@ def curve(cell: Cell, budgets: Sequence[int]) -> PolicyCurve:
         raise UserError(f"budget={budgets[-1]}: too small for policy={given}; allowed: at least {least} bytes")
     points, lookups = list[Point](), [0, 0]
     try:
-        together = hits_of(at[-1], make_policy(at[-1], recall=Lessons(at[-1])), [it.setup.budget for it in at])
-        for i, it in enumerate(at):
+        together = _together(at)
+        for it in at:
             policy = make_policy(it, recall=Lessons(it))
             state = state_of(policy.setup, it.setup.budget - policy.gpu_bytes(), policy)
             shares = state.layer_capacity or [state.capacity // it.setup.gpus] * len(largest)
@@ -88,8 +91,8 @@ def curve(cell: Cell, budgets: Sequence[int]) -> PolicyCurve:
             slots = it.setup.budget // it.setup.expert_bytes[0]
             if stacked is not None and slots >= stacked.least:
                 lookups, hits = list(stacked.lookups), stacked.hits[:, min(slots, stacked.hits.shape[1] - 1)].tolist()
-            elif together is not None:
-                lookups, hits = together[0], together[1][i].tolist()
+            elif it.setup.budget in together:
+                lookups, hits = together[it.setup.budget]
             else:
                 accounts = accounts_of(it, policy)
                 rows = accounts.hit_row(0), accounts.hit_row(1)
@@ -133,6 +136,19 @@ def _least(cell: Cell) -> int:
     setup = replace(cell.setup, budget=max(cell.total_expert_bytes, cell.setup.budget) * max(2, cell.setup.gpus))
     params = {key: value for key, value in cell.config.policy.items() if key != "name"}
     return registry.build(str(cell.config.policy["name"]), setup, params).min_budget()
+
+
+def _together(at: Sequence[Cell]) -> dict[int, tuple[list[int], list[int]]]:
+    """Lookups and hits by budget, of a policy that needs one replay for all; else nothing."""
+    found = {}
+    for first in range(0, len(at), AT_ONCE):
+        budgets = [it.setup.budget for it in at[first : first + AT_ONCE]]
+        replayed = hits_of(at[-1], make_policy(at[-1], recall=Lessons(at[-1])), budgets)
+        if replayed is None:
+            return {}
+        lookups, hits = replayed
+        found.update({budget: (lookups, row) for budget, row in zip(budgets, hits.tolist(), strict=True)})
+    return found
 
 
 def _stacked(cell: Cell) -> Curve | None:

@@ -31,8 +31,11 @@ class Order(Protocol):
 
 
 class FullOrder(Order, Protocol):
-    """One that can also be told of many loads at a time."""
+    """One that is told of an event's loads at once, where there is room for none."""
 
-    def exchange(self, incoming: Sequence[int]) -> list[int]:
-        """Each of ``incoming`` enters when the lowest of those who are in has left. Returns who left, in order: where
-        nobody is in, whoever enters."""
+    def exchange(self, incoming: Sequence[int], allowed: Callable[[int], bool]) -> list[int]:
+        """Each of ``incoming`` in turn takes the slot of another: the first that of the lowest who is allowed, each one
+        after it that of the lowest but for its predecessor, or the predecessor's where there is nobody else.
+
+        Returns who left, in order; nobody where none is allowed, and nothing has changed then.
+        """

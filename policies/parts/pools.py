@@ -103,13 +103,21 @@ class Queue(OrderedDict[int, None]):
 class Arrivals(Queue):
     """A queue that nobody enters but with a slot."""
 
-    def exchange(self, incoming: Sequence[int]) -> list[int]:
+    def exchange(self, incoming: Sequence[int], allowed: Callable[[int], bool]) -> list[int]:
         """See :class:`policies.hooks.FullOrder`."""
-        left: list[int] = []
-        for expert in incoming:
-            left.append(self.popitem(last=False)[0] if self else expert)
-            if left[-1] != expert:
-                self[expert] = None
+        first = self.lowest(allowed)
+        if first is None:
+            return []
+        left, entering = [first], incoming[0]
+        del self[first]
+        for expert in incoming[1:]:
+            if self:
+                left.append(self.popitem(last=False)[0])
+                self[entering] = None
+            else:
+                left.append(entering)
+            entering = expert
+        self[entering] = None
         return left
 
 
@@ -147,18 +155,25 @@ class Scores:
         place = expert - self.first
         self.scores[place] = self.least[place] = INF
 
-    def exchange(self, incoming: Sequence[int]) -> list[int]:
+    def exchange(self, incoming: Sequence[int], allowed: Callable[[int], bool]) -> list[int]:
         """See :class:`policies.hooks.FullOrder`."""
-        self._refresh()
+        lowest = self.lowest(allowed)
+        if lowest is None:
+            return []
+        self.discard(lowest)
+        left, entering = [lowest], incoming[0]
         scores, least, worth, first = self.scores, self.least, self.worth, self.first
-        left: list[int] = []
-        for expert in incoming:
-            gone, place = int(scores.argmin()), expert - first
-            if not left and least[gone] == INF:  # nobody is in
-                return list(incoming)
+        for expert in incoming[1:]:
+            gone, place = int(scores.argmin()), entering - first
+            if len(left) == 1 and least[gone] == INF:  # there was room for one alone
+                left += incoming[:-1]
+                entering = incoming[-1]
+                break
             scores[gone] = least[gone] = INF
             scores[place], least[place] = worth[place], -INF
             left.append(first + gone)
+            entering = expert
+        self.add(entering)
         return left
 
     def worth_of(self, expert: int) -> float:
@@ -218,13 +233,19 @@ class Ranking:
     def discard(self, expert: int) -> None:
         self.live.pop(expert, None)
 
-    def exchange(self, incoming: Sequence[int]) -> list[int]:
+    def exchange(self, incoming: Sequence[int], allowed: Callable[[int], bool]) -> list[int]:
         """See :class:`policies.hooks.FullOrder`."""
+        first = self.lowest(allowed)
+        if first is None:
+            return []
         heap, live, rank_of = self.heap, self.live, self.rank
-        left: list[int] = []
-        if not live:
-            return list(incoming)
-        for expert in incoming:
+        left, entering = [first], incoming[0]
+        del live[first]
+        if not live:  # there was room for one alone
+            left += incoming[:-1]
+            self.add(incoming[-1])
+            return left
+        for expert in incoming[1:]:
             while True:
                 entry = heap[0]
                 rank, lowest = entry
@@ -237,9 +258,11 @@ class Ranking:
                     live[lowest] = entry = now, lowest
                     heapreplace(heap, entry)
             del live[lowest]
-            live[expert] = entry = rank_of(expert), expert
+            live[entering] = entry = rank_of(entering), entering
             heapreplace(heap, entry)
             left.append(lowest)
+            entering = expert
+        self.add(entering)
         return left
 
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:

@@ -52,33 +52,25 @@ class Cache:
 
         CoreError where no room can be made.
         """
-        n, left, order, there = len(missing), self.left, self.order, self.there
-        if n > left and n > 1 and not event.outlasts(missing):
+        n, left, there = len(missing), self.left, self.there
+        if n <= left:
+            for x in missing:
+                self.order.add(x)
+                there[x] = 1
+            self.left = left - n
+            return
+        # Who can go is who has been computed: at the first load nobody of the event, then all but whom it follows.
+        whenever = n == 1 or event.outlasts(missing)
+        gone = self.order.exchange(missing, self._allowed) if not left and whenever else None
+        if not gone:
             self._in_time(missing, event)
             return
-        gone: list[int] = []
-        if not left:
-            first = order.lowest(self._allowed)
-            if first is None:
-                self._in_time(missing, event)
-                return
-            order.discard(first)
-            gone.append(first)
-        # The rest of the event has been computed by the second copy. What is being copied cannot go, so that it enters
-        # when its successor has a slot.
-        begin = min(max(left, 1), n) - 1
-        for x in missing[:begin]:
-            order.add(x)
-        if begin < n - 1:
-            gone += order.exchange(missing[begin:-1])
-        order.add(missing[-1])
         for x in missing:
             there[x] = 1
         for x in gone:
             if not there[x]:
                 raise CoreError(f"expert {x} was to be evicted while it had no slot")
             there[x] = 0
-        self.left = left + len(gone) - n
 
     def _in_time(self, missing: Sequence[int], event: Event) -> None:
         """The same, where it matters who has been computed when a load wants its slot: an expert that ends with a copy

@@ -63,36 +63,38 @@ def test_a_hook_that_a_class_or_an_object_has_for_itself_is_asked(hook: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["arrivals", "ranking", "scores"])
-def test_an_exchange_is_one_victim_after_the_other(kind: str) -> None:
-    rng, key = np.random.default_rng(1), np.zeros(200)
+@pytest.mark.parametrize("slots", [1, 2, 12])
+def test_an_exchange_is_one_victim_after_the_other(kind: str, slots: int) -> None:
+    rng, key = np.random.default_rng(slots), np.zeros(200)
     make: Any = {
         "arrivals": lambda: Arrivals(MEMBERS),
         "ranking": lambda: Ranking(lambda x: int(key[x])),
         "scores": lambda: Scores(MEMBERS, lambda experts: key[experts].copy()),
     }[kind]
-    at_once, single, inside = make(), make(), set[int]()
-    for _ in range(300):
-        outside = rng.permutation([x for x in MEMBERS if x not in inside])[: rng.integers(1, 9)].tolist()
-        key[outside] += rng.integers(0, 5, len(outside))
+    at_once, single = make(), make()
+    inside = set(MEMBERS[:slots])
+    for order in (at_once, single):
+        for x in inside:
+            order.add(x)
+    refused = 0
+    for _ in range(150):
+        incoming = rng.permutation([x for x in MEMBERS if x not in inside])[: rng.integers(1, 9)].tolist()
+        key[incoming] += rng.integers(0, 5, len(incoming))
         key[rng.choice(MEMBERS, 5)] += 1
         at_once.stale = single.stale = True
-        left = []
-        for x in outside:
-            left.append(x if (gone := single.lowest(inside.__contains__)) is None else gone)
-            if gone is not None:
-                single.discard(gone)
-                single.add(x)
-                inside = inside - {gone} | {x}
-        assert at_once.exchange(outside) == left
-        if rng.random() < 0.5 and (fresh := [x for x in MEMBERS if x not in inside]) and len(inside) < 20:
-            for order in (at_once, single):
-                order.add(fresh[0])
-            inside.add(fresh[0])
-        if rng.random() < 0.3 and inside:
-            gone = rng.choice(sorted(inside)).item()
-            for order in (at_once, single):
-                order.discard(gone)
-            inside.remove(gone)
+        able = {x for x in inside if rng.random() < 0.7}
+        left = list[int]()
+        for before, x in zip([None, *incoming], incoming, strict=False):
+            gone = single.lowest((inside - {before}).__contains__ if left else able.__contains__)
+            if gone is None and not left:
+                break
+            left.append(before if gone is None else gone)
+            single.discard(left[-1])
+            single.add(x)
+            inside = inside - {left[-1]} | {x}
+        assert at_once.exchange(incoming, able.__contains__) == left
+        refused += not left
+    assert refused or slots > 2
 
 
 def test_scores_stand_until_they_are_stale() -> None:

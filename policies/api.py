@@ -20,6 +20,9 @@ from policies.answers import Routing as Routing
 from policies.answers import Schedule as Schedule
 from policies.costs import Costs as Costs
 from policies.costs import Host as Host
+from policies.hooks import FullOrder as FullOrder
+from policies.hooks import Hooks as Hooks
+from policies.hooks import Order as Order
 from policies.learned import Learned as Learned
 from policies.learned import Shapes as Shapes
 from policies.setup import Setup as Setup
@@ -147,6 +150,18 @@ class Policy(Needs, ABC):
     def attach(self, view: View, actions: Actions) -> None:
         """Receive the machine. Called once, before the first fact."""
         self.view, self.actions = view, actions
+
+    def hooks(self) -> Hooks:
+        """By what a core asks for victims and tells of slots, bound once, when the policy is attached: its own hooks.
+        One that has shorter ways to the same decisions may name these, but where a subclass or the object has a hook of
+        its own."""
+        on_slot, on_evict = [getattr(self, it) if self.uses(it) else None for it in ("on_slot", "on_evict")]
+        return Hooks(self.victim, on_slot, on_evict)
+
+    def orders(self, n: int) -> Sequence[FullOrder] | None:
+        """Orders of victims for ``n`` caches of whatever size, empty, if whom it evicts follows from the gates that it
+        is told of and from who is in, and from nothing else; asked before the first fact. None: it does not."""
+        return None
 
     def min_budget(self) -> int:
         """Smallest budget in bytes that this policy can work with, what it keeps itself included."""

@@ -1,5 +1,7 @@
 """Least frequently used: with perfect counts, with those of the cache, and by age (LFRU)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from policies.api import LayerEvent, Setup
@@ -35,6 +37,9 @@ class LFU(Pooled[Ranking]):
             ranks[expert] = count + now
         self.lookups = now
 
+    def orders(self, n: int) -> Sequence[Ranking] | None:
+        return self.more_pools(n) if type(self) is LFU else None
+
 
 class LFUInCache(LFU):
     """Evict the expert that was demanded least often since it last took a slot: an eviction forgets its count.
@@ -69,9 +74,16 @@ class LFRU(Pooled[Scores]):
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
         n = setup.n_layers * setup.n_experts
         self.count, self.last, self.event = np.zeros(n), np.zeros(n), 0
+        self.scored, self.scores = (
+            (-1, 0),
+            self.count,
+        )  # (event, first expert) that were last asked for, and their scores
 
     def score(self, experts: slice) -> Reals:
-        return self.count[experts] / (self.event + 1 - self.last[experts])
+        if self.scored != (asked := (self.event, experts.start)):
+            self.scored = asked
+            self.scores = self.count[experts] / (self.event + 1 - self.last[experts])
+        return self.scores
 
     def on_gate(self, event: LayerEvent) -> None:
         demand = np.array(event.demand)
@@ -80,3 +92,6 @@ class LFRU(Pooled[Scores]):
         self.last[demand] = self.event
         for pool in self.pools:
             pool.stale = True
+
+    def orders(self, n: int) -> Sequence[Scores] | None:
+        return self.more_pools(n) if type(self) is LFRU else None

@@ -1,7 +1,9 @@
 """Least recently used, and first in, first out."""
 
+from collections.abc import Sequence
+
 from policies.api import LayerEvent, Schedule, Setup
-from policies.parts.pools import Pooled, Queue, Scope
+from policies.parts.pools import Arrivals, Pooled, Queue, Scope
 
 
 class LRU(Pooled[Queue]):
@@ -43,7 +45,7 @@ class LRUCopyFirst(LRU):
         return Schedule(compute=[*reversed(missing), *there], copy=missing) if missing else None
 
 
-class FIFO(Pooled[Queue]):
+class FIFO(Pooled[Arrivals]):
     """Evict the expert that has had its slot for the longest time, however often it was used.
 
     A folklore baseline; equals libCacheSim's FIFO on one-expert events. ``scope`` as for lru. No ties.
@@ -54,4 +56,7 @@ class FIFO(Pooled[Queue]):
     title = "FIFO"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
-        super().__init__(setup, scope, Queue)
+        super().__init__(setup, scope, Arrivals)
+
+    def orders(self, n: int) -> Sequence[Arrivals] | None:
+        return self.more_pools(n) if type(self) is FIFO else None

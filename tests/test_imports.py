@@ -72,6 +72,14 @@ def test_nothing_imports_itself_by_way_of_others(arrows: object) -> None:
     TopologicalSorter(arrows()).prepare()  # CycleError names the circle
 
 
+def test_the_core_knows_what_a_policy_is_and_no_part_of_one() -> None:
+    core = [others for name, others in graph().items() if room(name, ("sim.core",)) is not None]
+    assert {it for others in core for it in others if it.startswith("policies")} == {
+        "policies.api",
+        "policies.registry",
+    }
+
+
 def test_a_circle_is_found() -> None:
     with pytest.raises(CycleError):
         TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"b"}}).prepare()

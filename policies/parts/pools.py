@@ -3,31 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Policy, Setup
+from policies.api import Hooks, Order, Policy, Setup
 
 Scope = Literal["global", "layer"]
 Reals = NDArray[np.float64]
 INF = float("inf")
 Rank = int | tuple[int, int]
 """Of the members of one pool, all of one kind."""
-
-
-class Order(Protocol):
-    """The experts of a pool that have a slot, in the order in which they would give it up."""
-
-    def add(self, expert: int) -> None:
-        """It has taken a slot."""
-
-    def discard(self, expert: int) -> None:
-        """It has lost its slot."""
-
-    def lowest(self, allowed: Callable[[int], bool]) -> int | None:
-        """The first that is allowed, which stays a member; None if none is."""
 
 
 def least(setup: Setup, need: Callable[[Sequence[int]], int]) -> int:
@@ -48,6 +35,7 @@ class Pooled(Policy, Generic[AnyOrder]):
 
     def __init__(self, setup: Setup, scope: Scope, order: Callable[[range], AnyOrder]) -> None:
         super().__init__(setup)
+        self._order = order
         self.by_layer = scope == "layer"
         n_pools, n = (setup.n_layers if self.by_layer else 1), setup.n_layers * setup.n_experts
         self.span = n // n_pools
@@ -72,28 +60,30 @@ class Pooled(Policy, Generic[AnyOrder]):
     def victim(self, incoming: int, speculative: bool) -> int | None:
         return self.pools[incoming // self.span].lowest(self.view.evictable)
 
+    def hooks(self) -> Hooks:
+        """Of one pool its own ways to what the hooks above do, but where a class or the object has another one."""
+        own = super().hooks()
+        if self.by_layer:
+            return own
+        pool, evictable, here = self.pools[0], self.view.evictable, self._as_here
+        lowest = pool.lowest
+        return Hooks(
+            (lambda incoming, speculative: lowest(evictable)) if here("victim") else own.victim,
+            pool.add if own.on_slot is not None and here("on_slot") else own.on_slot,
+            pool.discard if own.on_evict is not None and here("on_evict") else own.on_evict,
+        )
 
-def shortcut(policy: Policy, hook: str) -> Callable[[int], object]:
-    """A hook of ``policy``; of one that has one pool, and only adds to it or takes from it there, the pool's own.
+    def _as_here(self, hook: str) -> bool:
+        return getattr(type(self), hook) is getattr(Pooled, hook) and hook not in vars(self)
 
-    That saves a call in each load.
-    """
-    found: Callable[[int], object] = getattr(policy, hook)
-    if isinstance(policy, Pooled) and not policy.by_layer and hook not in vars(policy):
-        if hook == "on_slot" and type(policy).on_slot is Pooled.on_slot:
-            found = policy.pools[0].add
-        elif hook == "on_evict" and type(policy).on_evict is Pooled.on_evict:
-            found = policy.pools[0].discard
-    return found
-
-
-def chooser(policy: Policy) -> Callable[[int, bool], int | None]:
-    """``victim`` of a policy that has its view; of one pool that knows no more, the pool's own in one call less."""
-    its_own = type(policy).victim is not Pooled.victim or "victim" in vars(policy)
-    if isinstance(policy, Pooled) and not policy.by_layer and not its_own:
-        lowest, evictable = policy.pools[0].lowest, policy.view.evictable
-        return lambda incoming, speculative: lowest(evictable)
-    return policy.victim
+    def more_pools(self, n: int) -> list[AnyOrder] | None:
+        """``n`` more pools of all layers, for ``orders`` of a class whose own these are: a subclass may look at who is
+        there. None where one has hooks of its own, or a pool per layer."""
+        changed = any(callable(getattr(Policy, name, None)) for name in vars(self))
+        if self.by_layer or changed or not all(map(self._as_here, ("victim", "on_slot", "on_evict"))):
+            return None
+        self.pools += [self._order(range(self.span)) for _ in range(n)]
+        return self.pools[1:]
 
 
 class Queue(OrderedDict[int, None]):
@@ -108,6 +98,27 @@ class Queue(OrderedDict[int, None]):
 
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:
         return next(filter(allowed, self), None)
+
+
+class Arrivals(Queue):
+    """A queue that nobody enters but with a slot."""
+
+    def exchange(self, incoming: Sequence[int], allowed: Callable[[int], bool]) -> list[int]:
+        """See :class:`policies.hooks.FullOrder`."""
+        first = self.lowest(allowed)
+        if first is None:
+            return []
+        left, entering = [first], incoming[0]
+        del self[first]
+        for expert in incoming[1:]:
+            if self:
+                left.append(self.popitem(last=False)[0])
+                self[entering] = None
+            else:
+                left.append(entering)
+            entering = expert
+        self[entering] = None
+        return left
 
 
 class Stack(Queue):
@@ -143,6 +154,27 @@ class Scores:
     def discard(self, expert: int) -> None:
         place = expert - self.first
         self.scores[place] = self.least[place] = INF
+
+    def exchange(self, incoming: Sequence[int], allowed: Callable[[int], bool]) -> list[int]:
+        """See :class:`policies.hooks.FullOrder`."""
+        lowest = self.lowest(allowed)
+        if lowest is None:
+            return []
+        self.discard(lowest)
+        left, entering = [lowest], incoming[0]
+        scores, least, worth, first = self.scores, self.least, self.worth, self.first
+        for expert in incoming[1:]:
+            gone, place = int(scores.argmin()), entering - first
+            if len(left) == 1 and least[gone] == INF:  # there was room for one alone
+                left += incoming[:-1]
+                entering = incoming[-1]
+                break
+            scores[gone] = least[gone] = INF
+            scores[place], least[place] = worth[place], -INF
+            left.append(first + gone)
+            entering = expert
+        self.add(entering)
+        return left
 
     def worth_of(self, expert: int) -> float:
         """Its score, as of the last victim."""
@@ -201,9 +233,41 @@ class Ranking:
     def discard(self, expert: int) -> None:
         self.live.pop(expert, None)
 
+    def exchange(self, incoming: Sequence[int], allowed: Callable[[int], bool]) -> list[int]:
+        """See :class:`policies.hooks.FullOrder`."""
+        first = self.lowest(allowed)
+        if first is None:
+            return []
+        heap, live, rank_of = self.heap, self.live, self.rank
+        left, entering = [first], incoming[0]
+        del live[first]
+        if not live:  # there was room for one alone
+            left += incoming[:-1]
+            self.add(incoming[-1])
+            return left
+        for expert in incoming[1:]:
+            while True:
+                entry = heap[0]
+                rank, lowest = entry
+                now = rank_of(lowest)
+                if live.get(lowest) is not entry:
+                    heappop(heap)
+                elif now == rank:
+                    break
+                else:
+                    live[lowest] = entry = now, lowest
+                    heapreplace(heap, entry)
+            del live[lowest]
+            live[entering] = entry = rank_of(entering), entering
+            heapreplace(heap, entry)
+            left.append(lowest)
+            entering = expert
+        self.add(entering)
+        return left
+
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:
-        heap, live, rank_of, refused = self.heap, self.live, self.rank, list[tuple[Rank, int]]()
-        found = None
+        heap, live, rank_of, found = self.heap, self.live, self.rank, None
+        refused: list[tuple[Rank, int]] = []
         while heap and found is None:
             entry = heap[0]
             rank, expert = entry

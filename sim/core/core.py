@@ -83,6 +83,7 @@ class Core(Loads):
         self._keep = policy.keep if policy.uses("keep") else None
         self.acting = Acting(self, self.step, self.event)
         policy.attach(self.state.view(), self.acting.actions())
+        self._bind()
 
     @property
     def routes(self) -> bool:

@@ -8,7 +8,6 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from policies.api import Policy, Setup
-from policies.parts.pools import shortcut
 from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
 from sim.core.pools import state_of
 from sim.core.state import ARRIVED, NO_FATE, CoreError
@@ -44,10 +43,15 @@ class Loads:
         self.speculative = SpeculativeQueue(len(state.done))
         self._queue = self.speculative.heap
         self._answers = Digest()
-        self._victim: Callable[[int, bool], int | None] = policy.victim
-        self._on_slot = shortcut(policy, "on_slot") if policy.uses("on_slot") else None
         self._on_complete = policy.on_complete if policy.uses("on_complete") else None
-        self._on_evict = shortcut(policy, "on_evict") if policy.uses("on_evict") else None
+        self._on_slot: Callable[[int], object] | None = None
+        self._on_evict: Callable[[int], object] | None = None
+        self._victim: Callable[[int, bool], int | None] = policy.victim
+
+    def _bind(self) -> None:
+        """Take the hooks that every load calls, of a policy that has been attached."""
+        hooks = self.policy.hooks()
+        self._victim, self._on_slot, self._on_evict = hooks.victim, hooks.on_slot, hooks.on_evict
 
     @property
     def queued(self) -> bool:

@@ -60,7 +60,7 @@ class SeveralCore(Core):
         self._act_for(self._together)
         # The pool's own accounts come before the policy's hook, which may ask what is free.
         self._told_slot, self._told_evict = self._on_slot, self._on_evict
-        self._chosen = policy.victim
+        self._chosen = self._victim
         self._on_slot = self._slot_taken
         self._on_evict = self._slot_lost
         self._victim = self._victim_at_home

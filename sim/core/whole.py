@@ -8,7 +8,6 @@ of chunks, of the dense part and of waiting, which order nothing, are left out.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from policies.api import Policy, Setup
-from policies.parts.pools import chooser
 from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LOOKUPS, RESIDENT
 from sim.core.core import Core, StepSignals
 from sim.core.loads import NONE
@@ -32,7 +31,6 @@ class WholeCore(Core):
         super().__init__(policy, setup, signals)
         if not whole(policy):
             raise CoreError(f"policy {policy.name} has one of {HOOKS}, whose events cannot be told at once")
-        self._victim = chooser(policy)
 
     def gate_at_once(
         self,

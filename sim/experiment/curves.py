@@ -10,7 +10,7 @@ from sim.core.accounts import COMPLETE, LOOKUPS, PHASES
 from sim.core.pools import state_of
 from sim.core.whole import PrefetchingError
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy, passes_of
-from sim.experiment.clockless import accounts_of
+from sim.experiment.clockless import accounts_of, hits_of
 from sim.experiment.compose import read_config
 from sim.experiment.learned import Lessons
 from sim.experiment.served import closed
@@ -21,6 +21,9 @@ from traces.kit.units import parse_bytes
 
 CACHING = ("fifo", "lfru", "lfu", "lfu_incache", "lru", "lru_copy_first", "lru_layer", "on_demand", "random", "static")
 """Presets that prefetch nothing, for who asks for another; of a policy's own parameters it may depend."""
+
+AT_ONCE = 100
+"""Budgets that are replayed together: some 40 bytes of each expert for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +77,29 @@ def curve(cell: Cell, budgets: Sequence[int]) -> PolicyCurve:
     largest, given = largest_events(cell), label(registry.normal(cell.config.policy))
     at = [replace(cell, setup=replace(cell.setup, budget=budget)) for budget in budgets]
     least, stacked = _least(cell), _stacked(at[-1])
-    points, lookups = list[Point](), [0, 0]
-    for it in at:
-        if least > it.setup.budget:
-            continue
-        policy = make_policy(it, recall=Lessons(it))
-        state = state_of(policy.setup, it.setup.budget - policy.gpu_bytes(), policy)
-        shares = state.layer_capacity or [state.capacity // it.setup.gpus] * len(largest)
-        fits = len(shares) == len(largest) and all(map(int.__le__, largest, shares))
-        slots = it.setup.budget // it.setup.expert_bytes[0]
-        if stacked is not None and slots >= stacked.least:
-            lookups, hits = list(stacked.lookups), stacked.hits[:, min(slots, stacked.hits.shape[1] - 1)].tolist()
-        else:
-            try:
-                accounts = accounts_of(it, policy)
-            except PrefetchingError:
-                raise _prefetches(given) from None
-            rows = accounts.hit_row(0), accounts.hit_row(1)
-            lookups, hits = [row[LOOKUPS] for row in rows], [row[COMPLETE] for row in rows]
-        points.append(Point(it.setup.budget, (hits[0], hits[1]), fits))
-    if not points:
+    at = [it for it in at if it.setup.budget >= least]
+    if not at:
         raise UserError(f"budget={budgets[-1]}: too small for policy={given}; allowed: at least {least} bytes")
+    points, lookups = list[Point](), [0, 0]
+    try:
+        together = _together(at)
+        for it in at:
+            policy = make_policy(it, recall=Lessons(it))
+            state = state_of(policy.setup, it.setup.budget - policy.gpu_bytes(), policy)
+            shares = state.layer_capacity or [state.capacity // it.setup.gpus] * len(largest)
+            fits = len(shares) == len(largest) and all(map(int.__le__, largest, shares))
+            slots = it.setup.budget // it.setup.expert_bytes[0]
+            if stacked is not None and slots >= stacked.least:
+                lookups, hits = list(stacked.lookups), stacked.hits[:, min(slots, stacked.hits.shape[1] - 1)].tolist()
+            elif it.setup.budget in together:
+                lookups, hits = together[it.setup.budget]
+            else:
+                accounts = accounts_of(it, policy)
+                rows = accounts.hit_row(0), accounts.hit_row(1)
+                lookups, hits = [row[LOOKUPS] for row in rows], [row[COMPLETE] for row in rows]
+            points.append(Point(it.setup.budget, (hits[0], hits[1]), fits))
+    except PrefetchingError:
+        raise _prefetches(given) from None
     return PolicyCurve(given, (lookups[0], lookups[1]), points)
 
 
@@ -131,6 +136,19 @@ def _least(cell: Cell) -> int:
     setup = replace(cell.setup, budget=max(cell.total_expert_bytes, cell.setup.budget) * max(2, cell.setup.gpus))
     params = {key: value for key, value in cell.config.policy.items() if key != "name"}
     return registry.build(str(cell.config.policy["name"]), setup, params).min_budget()
+
+
+def _together(at: Sequence[Cell]) -> dict[int, tuple[list[int], list[int]]]:
+    """Lookups and hits by budget, of a policy that needs one replay for all; else nothing."""
+    found = {}
+    for first in range(0, len(at), AT_ONCE):
+        budgets = [it.setup.budget for it in at[first : first + AT_ONCE]]
+        replayed = hits_of(at[-1], make_policy(at[-1], recall=Lessons(at[-1])), budgets)
+        if replayed is None:
+            return {}
+        lookups, hits = replayed
+        found.update({budget: (lookups, row) for budget, row in zip(budgets, hits.tolist(), strict=True)})
+    return found
 
 
 def _stacked(cell: Cell) -> Curve | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from policies.lru import LRU
-from policies.parts.pools import Queue, Ranking, Scores, chooser, shortcut
+from policies.parts.pools import Arrivals, Queue, Ranking, Scores
 from sim.check.synthetic import draw, setup_of
 
 MEMBERS = range(100, 150)
@@ -47,7 +47,7 @@ def test_a_hook_that_a_class_or_an_object_has_for_itself_is_asked(hook: str) -> 
 
     def bound(policy: Any) -> Any:
         policy.attach(SimpleNamespace(evictable=lambda _: True), None)
-        return chooser(policy) if hook == "victim" else shortcut(policy, hook)
+        return getattr(policy.hooks(), hook)
 
     def own(*given: Any) -> None:
         asked.append(given[-2] if hook == "victim" else given[-1])
@@ -60,6 +60,41 @@ def test_a_hook_that_a_class_or_an_object_has_for_itself_is_asked(hook: str) -> 
     for policy in (watched, of_class):
         bound(policy)(*((3, False) if hook == "victim" else (3,)))
     assert asked == [3, 3]
+
+
+@pytest.mark.parametrize("kind", ["arrivals", "ranking", "scores"])
+@pytest.mark.parametrize("slots", [1, 2, 12])
+def test_an_exchange_is_one_victim_after_the_other(kind: str, slots: int) -> None:
+    rng, key = np.random.default_rng(slots), np.zeros(200)
+    make: Any = {
+        "arrivals": lambda: Arrivals(MEMBERS),
+        "ranking": lambda: Ranking(lambda x: int(key[x])),
+        "scores": lambda: Scores(MEMBERS, lambda experts: key[experts].copy()),
+    }[kind]
+    at_once, single = make(), make()
+    inside = set(MEMBERS[:slots])
+    for order in (at_once, single):
+        for x in inside:
+            order.add(x)
+    refused = 0
+    for _ in range(150):
+        incoming = rng.permutation([x for x in MEMBERS if x not in inside])[: rng.integers(1, 9)].tolist()
+        key[incoming] += rng.integers(0, 5, len(incoming))
+        key[rng.choice(MEMBERS, 5)] += 1
+        at_once.stale = single.stale = True
+        able = {x for x in inside if rng.random() < 0.7}
+        left = list[int]()
+        for before, x in zip([None, *incoming], incoming, strict=False):
+            gone = single.lowest((inside - {before}).__contains__ if left else able.__contains__)
+            if gone is None and not left:
+                break
+            left.append(before if gone is None else gone)
+            single.discard(left[-1])
+            single.add(x)
+            inside = inside - {left[-1]} | {x}
+        assert at_once.exchange(incoming, able.__contains__) == left
+        refused += not left
+    assert refused or slots > 2
 
 
 def test_scores_stand_until_they_are_stale() -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from policies.api import LayerEvent
 from policies.lru import LRU
-from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, Accounts
+from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LOOKUPS, Accounts
 from sim.core.whole import PrefetchingError, whole
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy
-from sim.experiment.clockless import accounts_of
+from sim.experiment.clockless import accounts_of, hits_of
 from sim.experiment.compose import read_config
 from sim.experiment.curves import CACHING, cells_of, curve, document, grid
 from sim.experiment.run import simulate
@@ -23,6 +23,7 @@ from traces.kit.errors import UserError
 
 INPUTS = Inputs(keep=True)
 KINDS = ("without a clock", "on the machine", "it prefetches")
+TOGETHER = ("fifo", "lfru", "lfu")
 ANY = ("lfu", "lfru", "fifo", "random", "on_demand")
 
 
@@ -41,9 +42,14 @@ def both(cell: Cell) -> tuple[Accounts, Accounts]:
 def test_every_caching_policy_on_the_sample(policy: str) -> None:
     cell = make_cell(read_config([f"policy={policy}", "limit=1", "budget=30%"]), INPUTS)
     least = make_policy(cell).min_budget()
-    for budget in (least, cell.setup.budget):  # with the least, demand streams through
+    budgets, hits = (least, cell.setup.budget), []
+    for budget in budgets:  # with the least, demand streams through
         found, expected = both(replace(cell, setup=replace(cell.setup, budget=budget)))
         assert counted(found) == counted(expected)
+        hits.append([expected.hit_row(phase)[COMPLETE] for phase in (0, 1)])
+    together = hits_of(cell, make_policy(cell), budgets)
+    assert (together is not None) == (policy in TOGETHER)
+    assert together is None or together[1].tolist() == hits
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +139,10 @@ def test_whatever_the_times_are(tmp_path_factory: pytest.TempPathFactory, data: 
         again = make_cell(replace(cell.config, hardware=given, policy={"name": policy}))
         found, expected = both(again)
         assert counted(found) == counted(expected), policy
+        if together := hits_of(again, make_policy(again), [again.setup.budget]):
+            rows = [expected.hit_row(phase) for phase in (0, 1)]
+            assert together[1].tolist() == [[row[COMPLETE] for row in rows]], policy
+            assert together[0] == [row[LOOKUPS] for row in rows], policy
 
 
 class Eager(LRU):

@@ -83,15 +83,17 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
     """The configuration: read from ``file``, or composed from the words that are left.
 
     model= names a profile of conf/model, or a checkpoint, which is priced by its own shapes (as_traced); without it it
-    is tiny-moe. UserError for what cannot be, and for words without Hydra.
+    is tiny-moe. UserError for what cannot be, and without Hydra for words that are not plain.
     """
     if file:
         if rest:
             raise UserError(f"{rest[0]}: not beside config={file}, which holds the whole configuration")
         return on_one_device(load_config(Path(file)))
-    with _hydra():
+    with _hydra():  # plain words need none
         from sim.experiment.compose import read_config
-    return on_one_device(read_config(_priced(rest, "model=")))
+
+        found = read_config(_priced(rest, "model="))
+    return on_one_device(found)
 
 
 def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
@@ -119,7 +121,7 @@ def on_one_device(config: RunConfig, *, arrivals: bool = False) -> RunConfig:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """UserError where what is imported in the block wants Hydra, and it is not installed."""
+    """UserError where the block wants Hydra, and it is not installed."""
     try:
         yield
     except ImportError as error:

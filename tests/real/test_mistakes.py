@@ -3,13 +3,16 @@
 What holds for the keys of every verb is in tests/install/test_every_verb.py.
 """
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from real.cli import main
+from real.words import configuration
 from sim.prices import shipped
+from traces.kit.errors import UserError
 
 BASE = ("policy=lru", "budget=25%")
 REHEARSED = ("rehearse=true", "device=cpu")
@@ -115,3 +118,12 @@ def test_a_slip_is_one_line(
     for word in said:
         assert word.format(**places) in printed.err
     assert {path.name for path in tmp_path.iterdir()} == {"prompts.jsonl", "a100.yaml"}
+
+
+def test_without_hydra_plain_words_are_taken_and_others_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sim.experiment.by_hydra", None)
+    assert configuration(["policy=lfu", "budget=25%"], "").policy["name"] == "lfu"
+    with pytest.raises(
+        UserError, match=r"^Hydra is not installed \(.*\); allowed: --config FILE, a resolved configuration$"
+    ):
+        configuration(["policy=lfu", "budget=25%", "+seed=1"], "")

@@ -15,6 +15,7 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
+from sim.check.caches import assert_orders_hold
 from sim.check.serving import by_class, classes, served
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.variants import Variant
@@ -204,6 +205,8 @@ def assert_keeps_the_rules(
     core = core_of(fresh, fresh.setup, FakeSignals(routing.signals))
     _hold(replay(done.core.log, core) == done.core.digest(), "decided otherwise where there was no clock")
     _hold(core.state.slot == done.core.state.slot, "decided otherwise where there was no clock")
+    if routing is plain:
+        assert_orders_hold(lambda given: ready(variant.build(given), plain), plain, setup)
     return done
 
 

@@ -6,7 +6,10 @@ import pytest
 
 from policies import api, registry
 from policies.api import LayerEvent, Policy, Schedule, Setup
+from policies.lfu import LFU, LFUInCache
 from policies.lru import LRU
+from policies.parts.pools import Ranking
+from sim.check.caches import assert_orders_hold
 from sim.check.laws import assert_causal, everything, ready, run
 from sim.check.synthetic import Routing, draw, setup_of
 from sim.core.state import CoreError
@@ -108,3 +111,17 @@ def test_what_is_learnt_from_is_what_was_asked_for() -> None:
         policy: Any = registry.build("static", setup_of(routing, 1000), {})
         policy.wants_history = lambda wants=wants: wants
         assert (ready(policy, routing).kept is not None) is wants
+
+
+class Claims(LFUInCache):
+    """Planted: an eviction changes what it goes by, which it denies."""
+
+    def orders(self, n: int) -> list[Ranking]:
+        return [Ranking(self.ranks.__getitem__) for _ in range(n)]
+
+
+def test_who_goes_by_what_is_there_has_no_orders() -> None:
+    routing, setup = everything(0)
+    assert_orders_hold(LFU, routing, setup)
+    with pytest.raises(AssertionError, match="evict otherwise"):
+        assert_orders_hold(Claims, routing, setup)

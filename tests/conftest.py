@@ -5,6 +5,7 @@ is judged by what it changes; and no example has a deadline, which a busy machin
 not find, ``--hypothesis-profile=search`` draws other ones each time, and ten times as many where a test does not say.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,14 @@ os.environ.pop("COLUMNS", None)
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.register_profile("search", deadline=None, derandomize=False, max_examples=1000)  # Hypothesis draws alike in CI
 settings.load_profile("same")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_garbage() -> None:
+    """Let the collector of garbage not look at thousands of tests again and again, which are there until the end."""
+    if not gc.get_freeze_count():  # at first, and when a test has let go what was frozen
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -113,8 +113,10 @@ def change_after(routing: Routing, step: int, layer: int, seed: int, *, pregated
     return Routing(signals["expert_ids"], routing.steps, routing.n_experts, signals, routing.world)
 
 
-def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, world: World = PLAIN) -> None:
-    """Whatever is decided before t is the same when everything after t is changed; for several t.
+def assert_causal(
+    make: Callable[[Setup, Routing], Policy], seed: int, world: World = PLAIN, *, moments: int = 4
+) -> None:
+    """Whatever is decided before t is the same when everything after t is changed; for so many t.
 
     A policy of a modified model knows one layer's experts more, within a pass, and nothing else.
     """
@@ -123,7 +125,7 @@ def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, world: Wo
     setup = replace(setup, budget=max(setup.budget, policy.min_budget()), lanes=1 + seed % 3)
     before = run(make(setup, routing), routing).core
     rng = np.random.default_rng(seed)
-    for i in range(2 * (setup.n_layers + 1) if policy.modified else 4):
+    for i in range(2 * (setup.n_layers + 1) if policy.modified else moments):
         step, layer = int(rng.integers(1, len(routing.steps))), int(rng.integers(-1, setup.n_layers))
         if policy.modified:  # its window is narrow: each layer has its turn
             layer = i % (setup.n_layers + 1) - 1

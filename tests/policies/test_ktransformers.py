@@ -210,8 +210,7 @@ def test_what_has_not_come_and_is_not_wanted_is_dropped(copy: int, chunks: int, 
 
 
 # Prompts of the tests of all policies are shorter than any threshold that is worth its copies.
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["uniform", "frequency", "front", "random"])
+@pytest.mark.parametrize(("kind", "seed"), [("uniform", 0), ("frequency", 1), ("front", 2), ("random", 1)])
 def test_the_rules_hold_where_every_prompt_changes_the_mask(kind: str, seed: int) -> None:
     variant = Variant("ktransformers", (("mask", kind), ("dynamic", True), ("threshold", 1)))
     assert_keeps_the_rules(variant, seed)

@@ -159,8 +159,8 @@ class Shares(Witness):
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_layers_keep_to_their_shares_but_for_the_buffers(scope: str) -> None:
-    for seed in range(24):
-        routing = draw(seed, n_layers=3, n_experts=8, k=3, decode=8, recall=0.9)
+    for seed in range(12):
+        routing = draw(seed, n_layers=3, n_experts=8, k=3, decode=6, recall=0.9)
         costs = FlatCosts(copy=(20, 60, 200)[seed % 3], expert=60)
         buffers, slots = 1 + seed % 3, 1 + seed // 3 % 3
         setup = setup_of(routing, (3 * slots + buffers) * SIZE, chunks=1 + seed % 4, costs=costs)

@@ -49,7 +49,7 @@ def one_at_a_time(seed: int, n_layers: int, n_experts: int, length: int, skew: f
     return Routing(ids, steps, n_experts), flat.ravel().tolist()
 
 
-SHAPES = [(1, 64, 1500, 0.8), (1, 200, 1500, 1.1), (4, 24, 400, 0.6)]
+SHAPES = [(1, 64, 500, 0.8), (1, 200, 500, 1.1), (4, 24, 150, 0.6)]
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 20, 45])
@@ -115,7 +115,7 @@ class Naive(Policy):
 @pytest.mark.parametrize("name", ["lru", "fifo", "lfu", "lfu_incache", "lfru"])
 def test_whole_demand_sets_are_decided_as_a_scan_would(name: str, scope: str) -> None:
     for seed in range(8):
-        routing = draw(seed, n_layers=4, n_experts=8, k=3, decode=25)
+        routing = draw(seed, n_layers=4, n_experts=8, k=3, decode=12)
         budget = SIZE * (4, 6, 9, 14, 20, 26, 31, 12)[seed]
         setup = setup_of(routing, budget, chunks=1 + seed % 3, costs=FlatCosts(copy=(30, 200)[seed % 2]))
         done = run(registry.build(name, setup, {"scope": scope}), routing, depth=1 + seed % 2)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from sim.core.core import Core
 from sim.core.log import replay
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.compose import read_config
-from sim.experiment.run import run
+from sim.experiment.config import RunConfig
+from sim.experiment.run import run, run_config
 from sim.workload.signals import TraceSignals
 from traces.importers import Options, route_trace
 
@@ -49,9 +51,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("together")
 
 
+@pytest.fixture(scope="module")
+def usual() -> RunConfig:
+    return read_config(["policy=lru", "budget=4GB", "limit=1"])
+
+
 @pytest.mark.parametrize("policy", SHIPPED)
-def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, together: Path) -> None:
-    folder = run(f"policy={policy}", "budget=4GB", "limit=1", out=together).folder
+def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, usual: RunConfig, together: Path) -> None:
+    own = {"name": policy, **registry.defaults(policy)}
+    folder = run_config(replace(usual, policy=own), together).folder
     result = json.loads((folder / "result.json").read_text())
     for key, inner in KEYS.items():
         assert key in result
@@ -97,7 +105,7 @@ def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, to
 
 
 def test_stdout_is_the_result_alone_and_the_same_in_every_process(sim: Sim, tmp_path: Path) -> None:
-    words = ("run", "policy=gate_ahead", "budget=4GB", "limit=3", "format=json")
+    words = ("run", "policy=gate_ahead", "budget=4GB", "limit=1", "format=json")
     first = sim(*words, f"out={tmp_path / 'a'}", hash_seed="1")
     second = sim(*words, f"out={tmp_path / 'b'}", hash_seed="2")
     assert first.returncode == second.returncode == 0
@@ -120,8 +128,8 @@ def test_a_cell_is_read_when_asked_again(tmp_path: Path) -> None:
 
 
 def test_another_seed_permutes_requests_and_changes_the_cell(tmp_path: Path) -> None:
-    zero = run("policy=lru", "budget=4GB", "bounds=false", out=tmp_path)
-    one = run("policy=lru", "budget=4GB", "seed=1", "bounds=false", out=tmp_path)
+    zero = run("policy=lru", "budget=4GB", "limit=5", "bounds=false", out=tmp_path)
+    one = run("policy=lru", "budget=4GB", "limit=5", "seed=1", "bounds=false", out=tmp_path)
     assert zero.folder != one.folder
     orders = [pd.read_parquet(r.folder / "requests.parquet")["request"].tolist() for r in (zero, one)]
     assert sorted(orders[0]) == sorted(orders[1])
@@ -133,8 +141,8 @@ def test_measured_are_the_test_requests(tmp_path: Path) -> None:
     test = {r.request for r in cell.trace.requests if r.split == "test"}
     assert set(cell.selection.measured) == test
     assert test
-    warm = run("policy=lru", "budget=8GB", "warmup=4", "limit=3", out=tmp_path)
-    cold = run("policy=lru", "budget=8GB", "limit=3", out=tmp_path)
+    warm = run("policy=lru", "budget=8GB", "warmup=2", "limit=1", out=tmp_path)
+    cold = run("policy=lru", "budget=8GB", "limit=1", out=tmp_path)
     assert warm.document["totals"]["lookups"] == cold.document["totals"]["lookups"]
     assert warm.document["hit_rate"]["complete"] > cold.document["hit_rate"]["complete"]
     assert warm.document["bounds"]["belady_bypass"]["gap"] >= 1

@@ -16,7 +16,7 @@ LABS = st.integers(0, 2**32).map(lambda seed: random_lab(random.Random(seed)))
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=100)
+@settings(max_examples=35)
 @given(lab=LABS, share=st.just(0.0) | st.floats(0.1, 0.9))
 def test_no_policy_beats_the_bounds_from_the_start_or_after_a_warm_up(name: str, lab: Lab, share: float) -> None:
     warmup = int(share * len(lab.passes))
@@ -26,7 +26,7 @@ def test_no_policy_beats_the_bounds_from_the_start_or_after_a_warm_up(name: str,
         assert accounts.end_ns - accounts.start_ns >= lab.floor(warmup).ns
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(LABS)
 def test_with_room_for_all_lru_copies_what_the_bound_says(lab: Lab) -> None:
     setup = replace(lab.setup, budget=lab.setup.n_experts * sum(lab.setup.expert_bytes))
@@ -47,7 +47,7 @@ def test_the_time_bound_by_hand() -> None:
     assert Floor(0, 0, 7, 5, 6).ns == Floor(0, 0, 5, 7, 6).ns == Floor(0, 0, 5, 6, 7).ns == 7
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(LABS)
 def test_the_engine_computes_just_that(lab: Lab) -> None:
     accounts = lab.run(POLICIES["lru"](lab.setup))

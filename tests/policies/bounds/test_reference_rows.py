@@ -41,7 +41,7 @@ def fewest_misses(sequence: list[int], slots: int) -> int:
     return least(0, frozenset())
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 5), max_size=25), st.integers(1, 5))
 def test_belady_forced_equals_exhaustive_search(sequence: list[int], slots: int) -> None:
     assert misses(one_by_one(sequence, 6, slots)) == fewest_misses(sequence, slots)
@@ -54,7 +54,7 @@ def test_belady_forced_equals_libcachesim_to_the_last_hit(slots: int, tmp_path: 
     What is never accessed again it neither admits nor keeps, but room is made for it all the same: no hit differs.
     """
     rng = np.random.default_rng(slots)
-    sequence = (rng.zipf(1.2, 5000) % 64).tolist()
+    sequence = (rng.zipf(1.2, 1500) % 64).tolist()
     _, told = zip(*one_by_one(sequence, 64, slots).future().events(), strict=True)
     file = tmp_path / "trace.oracleGeneral"
     with file.open("wb") as out:
@@ -68,8 +68,8 @@ def test_belady_forced_equals_libcachesim_to_the_last_hit(slots: int, tmp_path: 
     assert misses(one_by_one(sequence, 64, slots)) == round(ratio * len(sequence))
 
 
-@settings(max_examples=100)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=150), st.integers(1, 9))
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(1, 9))
 def test_one_slot_more_makes_up_for_forced_admission(sequence: list[int], slots: int) -> None:
     """What is bypassed can pass through that slot: the bound is tight to within one slot."""
     lab, more = one_by_one(sequence, 10, slots), one_by_one(sequence, 10, slots + 1)
@@ -129,7 +129,7 @@ class WatchedAhead(Watched, OracleAhead):
 @pytest.mark.parametrize("watched", [WatchedForced, WatchedPerfect, WatchedAhead])
 def test_victims_are_the_farthest_and_what_is_needed_next_is_fetched_again(watched: type) -> None:
     refetched = 0
-    for seed in range(150):
+    for seed in range(60):
         lab = random_lab(random.Random(seed))
         if seed % 2:  # hardly any room
             budget = max(lab.setup.expert_bytes) + seed % 16
@@ -159,10 +159,10 @@ def test_the_oracle_leaves_the_link_idle_only_where_nothing_is_to_be_gained(monk
                 assert all(uses[x] <= first for x in experts if policy.view.evictable(x))
 
     monkeypatch.setattr("sim.machine.machine.Link", Watching)
-    for seed in range(100):
+    for seed in range(50):
         lab = random_lab(random.Random(seed))
         lab.run(OracleAhead(lab.setup))
-    assert idle > 100
+    assert idle > 50
 
 
 def test_the_oracle_hides_a_burst_that_one_layer_ahead_does_not() -> None:

@@ -44,7 +44,7 @@ def floor(lab: Lab, warmup: int = 0) -> Floor:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), share=st.just(0.0) | st.floats(0.1, 0.9))
 def test_no_policy_beats_the_bounds_from_the_start_or_after_a_warm_up(name: str, seed: int, share: float) -> None:
     lab = spread_lab(random.Random(seed))

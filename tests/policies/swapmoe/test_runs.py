@@ -110,8 +110,8 @@ def test_a_machine_that_swaps_at_once_keeps_what_the_planner_foresees(unit: Any,
 
 @pytest.mark.parametrize("params", BUSY, ids=str)
 def test_the_contracts_hold_while_it_swaps(params: dict[str, Any]) -> None:
-    variant = Variant("swapmoe", tuple(params.items()))
-    for seed in range(3):
+    variant, number = Variant("swapmoe", tuple(params.items())), BUSY.index(params)
+    for seed in {number % 3, (number + 1) % 3}:
         assert_causal(lambda setup, _: variant.build(setup), seed)
         assert_keeps_the_rules(variant, seed)
 

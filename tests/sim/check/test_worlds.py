@@ -20,6 +20,7 @@ from sim.check.laws import (
 from sim.check.synthetic import draw, setup_of
 from sim.check.variants import Variant, named
 from sim.check.variants import variants as every_variant
+from tests.policies.turns import some
 from traces.kit.errors import UserError
 
 
@@ -184,7 +185,7 @@ def test_a_wrong_one_fails_however_far_it_reads(variant: Variant, message: str) 
 @pytest.mark.parametrize("name", ["fmoe", "gate_ahead", "mixtral_offloading", "moe_infinity", "promoe"])
 def test_the_laws_are_tried_where_a_policy_prefetches(name: str) -> None:
     """Where predictions took longer than a pass, no law would ever see one."""
-    variants = [variant for variant in every_variant() if variant.name == name]
+    variants = some([variant for variant in every_variant() if variant.name == name], 3, 0)
     issued = []
     for variant in variants:
         routing, setup = everything(1, variant.world)

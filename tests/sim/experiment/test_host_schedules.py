@@ -81,7 +81,7 @@ def lab_of(events: list[list[int]], slots: int, copy: int, host: int) -> Lab:
 EVENTS = st.lists(st.lists(st.integers(0, 2), unique=True, min_size=1, max_size=2), min_size=1, max_size=5)
 
 
-@settings(max_examples=60)
+@settings(max_examples=36)
 @given(EVENTS, st.integers(1, 2), st.integers(1, 4), st.integers(1, 4))
 def test_no_schedule_at_all_is_shorter(events: list[list[int]], slots: int, copy: int, host: int) -> None:
     lab, least = lab_of(events, slots, copy, host), shortest(events, slots, copy, host)

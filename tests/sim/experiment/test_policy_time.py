@@ -43,7 +43,8 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A thread's CPU time that passes only where somebody says so."""
+    """A thread's CPU time that passes only where somebody says so, and the collector's is nobody's."""
+    monkeypatch.setattr("sim.experiment.policy_time.gc.collect", lambda: 0)  # of all tests' objects, at each turn
     clock = SimpleNamespace(ns=0)
     monkeypatch.setattr("sim.experiment.policy_time.time.thread_time_ns", lambda: clock.ns)
     return clock

@@ -13,7 +13,7 @@ from policies.api import LayerEvent, Policy, Routing, Schedule, Setup, Step
 from sim.workload.passes import Pass
 from tests.sim.machine.cases import FlatCosts, FlatHost, make_pass, make_setup
 
-EXAMPLES = settings(max_examples=50)
+EXAMPLES = settings(max_examples=30)
 
 
 class Told(Policy):

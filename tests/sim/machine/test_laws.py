@@ -87,7 +87,7 @@ def test_compute_that_takes_no_time_leaves_the_sum_of_the_copies(case: Case) -> 
 # Counters that do not sum; a budget that is passed for an instant; a stall that nobody is charged with. With routings:
 # a lookup, a byte or a nanosecond of an expert that nobody chose is counted, or is lost.
 @pytest.mark.parametrize("kind", [Restless, Unruly, Lossy])
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=36)
 @given(case=cases())
 def test_the_accounts_add_up_and_the_budget_holds_at_every_event(kind: type[Restless], case: Case) -> None:
     core = Ledger(kind(case.setup, by_layer=case.by_layer), case.setup)
@@ -190,7 +190,7 @@ def test_a_warm_up_that_takes_no_time_is_not_measured() -> None:
     assert accounts.demand_bytes == 0
 
 
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=36)
 @given(cases())
 def test_a_window_is_the_rest_of_the_whole(case: Case) -> None:
     def run(warmup: list[Pass], passes: list[Pass]) -> tuple[Accounts, Core]:

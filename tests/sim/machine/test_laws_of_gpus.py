@@ -33,7 +33,7 @@ def whole(accounts: Accounts) -> dict[str, Any]:
 
 # Another machine where the others have nothing to do: their queues, their links or their questions disturb the first.
 @pytest.mark.parametrize("kind", [LRU, Restless, Unruly])
-@settings(EXAMPLES, max_examples=25)
+@settings(EXAMPLES, max_examples=15)
 @given(case=cases(), gpus=st.integers(2, 4), spare=st.integers(0, 1))
 def test_all_on_the_first_is_one_gpu(kind: type[Policy], case: Case, gpus: int, spare: int) -> None:
     homes = [0] * (case.setup.n_layers * case.setup.n_experts)
@@ -48,7 +48,7 @@ def test_all_on_the_first_is_one_gpu(kind: type[Policy], case: Case, gpus: int, 
 
 
 # A GPU that is privileged by its number. (Of two that are equally slow, the lower one says what the time went into.)
-@settings(EXAMPLES, max_examples=25)
+@settings(EXAMPLES, max_examples=15)
 @given(case=spread_cases(), kind=st.sampled_from([LRU, Bypass]))
 def test_the_names_of_all_but_the_first_do_not_matter(case: Case, kind: type[Policy]) -> None:
     gpus = case.setup.gpus
@@ -97,7 +97,7 @@ def test_links_behind_a_root_share_it() -> None:
 
 
 # A root that all of them do not fill changes something.
-@settings(EXAMPLES, max_examples=30)
+@settings(EXAMPLES, max_examples=18)
 @given(case=spread_cases())
 def test_a_wide_root_is_none(case: Case) -> None:
     assert run(Restless, case.setup, case, root=Fraction(10**6)) == run(Restless, case.setup, case)
@@ -123,7 +123,7 @@ def test_a_victim_of_another_gpu_is_an_error() -> None:
 
 
 # Shares of layers that a GPU does not hold, or that are larger than what it has.
-@settings(EXAMPLES, max_examples=40)
+@settings(EXAMPLES, max_examples=24)
 @given(case=spread_cases(), more=st.integers(0, 50))
 def test_layer_budgets_are_of_each_gpu(case: Case, more: int) -> None:
     setup = case.setup

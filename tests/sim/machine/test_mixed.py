@@ -66,19 +66,19 @@ def of(case: Case) -> Case:
     )
 
 
-@settings(EXAMPLES, max_examples=40)
+@settings(EXAMPLES, max_examples=24)
 @given(cases(), st.sampled_from([Restless, Lossy]))
 def test_one_gpu(case: Case, kind: type[Restless]) -> None:
     agree(Textbook, of(case), kind, {}, by_layer=case.by_layer)
 
 
-@settings(EXAMPLES, max_examples=25)
+@settings(EXAMPLES, max_examples=15)
 @given(case=hosted_cases(), last=st.booleans())
 def test_places(case: Case, last: bool) -> None:
     agree(Textbook, of(case), Placing, {}, by_layer=case.by_layer, last=last)
 
 
-@settings(EXAMPLES, max_examples=15)
+@settings(EXAMPLES, max_examples=9)
 @given(spread_cases())
 def test_several_gpus(case: Case) -> None:
     agree(TextbookGpus, of(case), Restless, {"root": case.root}, by_layer=case.by_layer)

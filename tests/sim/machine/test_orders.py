@@ -86,7 +86,7 @@ AHEAD = st.sampled_from([None, 0, 1, 2])
 
 
 # An order that is a wish: computed as they complete after all; copied early, so that nothing is left to evict.
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=36)
 @given(cases(), AHEAD, st.booleans())
 def test_the_order_is_kept_and_nothing_is_copied_before_its_turn(case: Case, ahead: int | None, by_copy: bool) -> None:
     """Where the budget holds the demand with ease: to the letter."""
@@ -96,7 +96,7 @@ def test_the_order_is_kept_and_nothing_is_copied_before_its_turn(case: Case, ahe
 
 
 # A strict order in a budget that cannot hold it: deadlock, or a pin that is broken (rule 3).
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=36)
 @given(cases(), AHEAD, st.booleans())
 def test_an_order_that_the_budget_cannot_hold_yields_as_late_as_it_can(
     case: Case, ahead: int | None, by_copy: bool

@@ -137,7 +137,7 @@ def test_a_speculative_load_of_it_keeps_its_own_fate(per_byte: int) -> None:
     assert row[COMPLETE] == (per_byte == 0)
 
 
-@settings(EXAMPLES, max_examples=50)
+@settings(EXAMPLES, max_examples=30)
 @given(case=hosted_cases(), last=st.booleans())
 def test_the_accounts_add_up_and_what_the_host_computes_is_what_was_placed(case: Case, last: bool) -> None:
     core = Watched(Placing(case.setup, by_layer=case.by_layer, last=last), case.setup)
@@ -199,7 +199,7 @@ class Idle(Restless):
 
 
 # A hook that costs who does not use it, or that decides by being there; another link where a host might compute.
-@settings(EXAMPLES, max_examples=50)
+@settings(EXAMPLES, max_examples=30)
 @given(case=hosted_cases())
 def test_who_places_nothing_decides_and_takes_as_one_without_the_hook(case: Case) -> None:
     def run(kind: type[Restless], setup: Setup) -> tuple[Accounts, Core]:

@@ -150,7 +150,7 @@ class Counting(Core):
 
 
 # An expert that is computed twice or not at all; time of the host that nobody is charged with; a fate that is missing.
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=36)
 @given(case=hosted_cases(), last=st.booleans())
 def test_each_is_computed_once_and_all_that_the_host_did_is_counted(case: Case, last: bool) -> None:
     core = Counting(Early(case.setup, by_layer=case.by_layer, last=last), case.setup, NoSignals())
@@ -169,7 +169,7 @@ class Silent(Restless):
 
 
 # A hook that costs who asks for nothing, or that decides by being there.
-@settings(EXAMPLES, max_examples=40)
+@settings(EXAMPLES, max_examples=24)
 @given(case=hosted_cases())
 def test_who_asks_for_nothing_decides_and_takes_as_one_without_the_hook(case: Case) -> None:
     def run(kind: type[Restless], setup: Setup) -> tuple[Accounts, Core]:

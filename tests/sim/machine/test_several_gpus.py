@@ -19,7 +19,7 @@ def compare(case: Case, kind: type[Policy], **parameters: object) -> None:
     assert core.state.pool_peak == slow.peaks
 
 
-@settings(EXAMPLES, max_examples=20)
+@settings(EXAMPLES, max_examples=12)
 @given(spread_cases())
 def test_lru_and_bypass(case: Case) -> None:
     compare(case, LRU, scope="layer" if case.by_layer else "global")
@@ -27,7 +27,7 @@ def test_lru_and_bypass(case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", [Restless, Unruly, Lossy])
-@settings(EXAMPLES, max_examples=20)
+@settings(EXAMPLES, max_examples=12)
 @given(case=spread_cases(), eagerness=st.integers(0, 4))
 def test_restless(kind: type[Restless], case: Case, eagerness: int) -> None:
     compare(case, kind, by_layer=case.by_layer, eagerness=eagerness)

@@ -29,14 +29,14 @@ def compare(case: Case, kind: type[Policy], **parameters: object) -> None:
     agree(Textbook, case, kind, {}, **parameters)
 
 
-@settings(EXAMPLES, max_examples=50)
+@settings(EXAMPLES, max_examples=30)
 @given(cases())
 def test_lru_and_bypass(case: Case) -> None:
     compare(case, LRU, scope="layer" if case.by_layer else "global")
     compare(case, Bypass)
 
 
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=36)
 @given(cases(), st.integers(0, 50), st.integers(0, 6))
 def test_restless(case: Case, own_bytes: int, eagerness: int) -> None:
     case = replace(case, setup=replace(case.setup, budget=case.setup.budget + own_bytes))
@@ -44,19 +44,19 @@ def test_restless(case: Case, own_bytes: int, eagerness: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [Unruly, Lossy])
-@settings(EXAMPLES, max_examples=45)
+@settings(EXAMPLES, max_examples=27)
 @given(case=cases(), eagerness=st.integers(0, 4))
 def test_routings_and_orders(kind: type[Restless], case: Case, eagerness: int) -> None:
     compare(case, kind, by_layer=case.by_layer, eagerness=eagerness)
 
 
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=36)
 @given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans())
 def test_places(case: Case, eagerness: int, last: bool) -> None:
     compare(case, Placing, by_layer=case.by_layer, eagerness=eagerness, last=last)
 
 
-@settings(EXAMPLES, max_examples=45)
+@settings(EXAMPLES, max_examples=27)
 @given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans(), slow=st.sampled_from([0, 0, 1, 30]))
 def test_what_the_host_begins_early(case: Case, eagerness: int, last: bool, slow: int) -> None:
     """Where it is ``slow``, what it began for an event that did not want it is under way in later passes, too."""

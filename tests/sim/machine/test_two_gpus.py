@@ -53,7 +53,7 @@ def run(case: Case, spread: Spread, memory: int | None = None, root: int | None 
 
 
 # A second GPU that makes a run faster although it does what the first does.
-@settings(EXAMPLES, max_examples=20)
+@settings(EXAMPLES, max_examples=12)
 @given(case=some_cases())
 def test_the_same_on_both_is_no_faster_than_one(case: Case) -> None:
     one, same = run(case, ONE), Spread("replicate", 2)
@@ -66,7 +66,7 @@ def test_the_same_on_both_is_no_faster_than_one(case: Case) -> None:
 
 
 # A placement of whole experts, or of parts, that copies what the other GPU has; or that waits for what it need not.
-@settings(EXAMPLES, max_examples=20)
+@settings(EXAMPLES, max_examples=12)
 @given(case=some_cases())
 def test_whoever_holds_his_own_waits_no_longer_than_one(case: Case) -> None:
     one = run(case, ONE)

@@ -20,7 +20,7 @@ from tests.sim.machine.textbook import Textbook
 from tests.sim.machine.version_cases import AnyVersion, version_cases
 
 
-@settings(EXAMPLES, max_examples=25)
+@settings(EXAMPLES, max_examples=15)
 @given(case=version_cases(), eagerness=st.integers(0, 4), pools=st.booleans())
 def test_any_version(case: Case, eagerness: int, pools: bool) -> None:
     agree(Textbook, case, AnyVersion, {}, by_layer=case.by_layer, pools=pools, eagerness=eagerness)

@@ -42,13 +42,13 @@ def test_the_first_line_is_the_answer_and_the_page_is_one(plan: Any) -> None:
 
 
 def test_the_winners_own_command_gives_the_figures_that_are_printed(
-    plan: Any, capsys: pytest.CaptureFixture[str]
+    short: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (it,) = json.loads(plan("target=tpot<=1ms", "format=json", "batch=2"))["machines"]
+    (it,) = json.loads(short("target=tpot<=1ms", "format=json", "batch=2"))["machines"]
     for won in (it["best"], it["least"]):
         python, flag, program, *command = won["run"]
         assert (python, flag, program) == ("python", "-m", "sim")
-        assert shlex.join(won["run"]) in plan("target=tpot<=1ms", "batch=2")
+        assert shlex.join(won["run"]) in short("target=tpot<=1ms", "batch=2")
         for more in ([], ["out=elsewhere"]):  # as it was kept, and run again
             capsys.readouterr()
             assert main([*command, *more, "format=json"]) == 0
@@ -91,25 +91,25 @@ def test_other_processes_find_the_same(tmp_path: Path) -> None:
     assert {type(cell) for cell in found} == {str, Figures}
 
 
-def test_several_machines_have_a_line_each_and_more_memory_is_no_slower(plan: Any) -> None:
-    page = plan("hardware=little.yaml,large.yaml").splitlines()
+def test_several_machines_have_a_line_each_and_more_memory_is_no_slower(short: Any) -> None:
+    page = short("hardware=little.yaml,large.yaml").splitlines()
     assert [line.split(" on ")[1].split()[0] for line in page if line.startswith("Yes: ")] == ["Little", "Large"]
-    few, many = json.loads(plan("hardware=little.yaml,large.yaml", "format=json"))["machines"]
+    few, many = json.loads(short("hardware=little.yaml,large.yaml", "format=json"))["machines"]
     assert many["best"]["ms"] <= few["best"]["ms"]
     assert many["room"]["bytes"] - few["room"]["bytes"] == 3_000_000
 
 
-def test_impossible_questions_say_what_is_missing(plan: Any) -> None:
+def test_impossible_questions_say_what_is_missing(short: Any) -> None:
     total = 3 * 8 * 49152
-    page = plan("host_memory=1000000", "model.dtype=float32")
+    page = short("host_memory=1000000", "model.dtype=float32")
     assert page.startswith("No: Small in float32 on Little does not fit: its experts take 1.18 MB of host memory")
-    (it,) = json.loads(plan("host_memory=1000000", "format=json"))["machines"]
+    (it,) = json.loads(short("host_memory=1000000", "format=json"))["machines"]
     assert it["needs"] == [{"what": "host_memory", "missing_bytes": total - 1_000_000, "needed_bytes": total}]
     assert it["instead"]["dtype"] == "bfloat16"
     assert it["instead"]["best"] is not None
-    page = plan("context=9000")
+    page = short("context=9000")
     assert "of GPU memory are missing for a single expert" in page
-    (it,) = json.loads(plan("context=9000", "format=json"))["machines"]
+    (it,) = json.loads(short("context=9000", "format=json"))["machines"]
     room = it["room"]
     rest = room["dense_bytes"] + room["head_bytes"] + 9000 * 3 * 1024 + 49152
     assert it["needs"][0]["needed_bytes"] == rest
@@ -127,22 +127,22 @@ def test_a_trace_is_planned_with_as_it_is(plan: Any, world: Path, capsys: pytest
     assert "model=mixtral_8x7b: has layers 32, trace=own has 2" in error
 
 
-def test_this_machine_is_what_was_measured_of_it(plan: Any, world: Path) -> None:
+def test_this_machine_is_what_was_measured_of_it(short: Any, world: Path) -> None:
     shutil.copy(world / "little.yaml", world / "here.yaml")
-    (it,) = json.loads(plan("hardware=here", "policy=lru", "format=json"))["machines"]
+    (it,) = json.loads(short("hardware=here", "policy=lru", "format=json"))["machines"]
     assert "hardware=here.yaml" in it["best"]["run"]
-    assert it["best"]["ms"] == json.loads(plan("policy=lru", "format=json"))["machines"][0]["best"]["ms"]
+    assert it["best"]["ms"] == json.loads(short("policy=lru", "format=json"))["machines"][0]["best"]["ms"]
 
 
-def test_a_picture_is_drawn(plan: Any, world: Path) -> None:
-    plan("target=tpot<=1ms", "picture=answer.svg", "hardware=little.yaml,large.yaml")
+def test_a_picture_is_drawn(short: Any, world: Path) -> None:
+    short("target=tpot<=1ms", "picture=answer.svg", "hardware=little.yaml,large.yaml")
     drawn = (world / "answer.svg").read_text(encoding="utf-8")
     for word in ("target: 1 ms", "split_prompts", "Small on Little", "Small on Large", "GPU memory for experts (GB)"):
         assert word in drawn
 
 
-def test_where_nothing_runs_the_question_is_answered_and_no_picture_drawn(plan: Any, world: Path) -> None:
-    page = plan("context=9000", "picture=nothing.png")
+def test_where_nothing_runs_the_question_is_answered_and_no_picture_drawn(short: Any, world: Path) -> None:
+    page = short("context=9000", "picture=nothing.png")
     assert page.startswith("No: ")
     assert not (world / "nothing.png").exists()
 
@@ -157,8 +157,8 @@ def test_where_cpu_and_gpu_share_one_memory_the_experts_come_from_the_ssd() -> N
     assert it.missing == it.total - 10**9
 
 
-def test_the_command_for_a_device_is_one_that_it_takes(plan: Any) -> None:
-    (it,) = json.loads(plan("policy=static", "format=json"))["machines"]
+def test_the_command_for_a_device_is_one_that_it_takes(short: Any) -> None:
+    (it,) = json.loads(short("policy=static", "format=json"))["machines"]
     *program, verb = it["best"]["real"][:4]
     assert (program, verb) == (["python", "-m", "real"], "run")
     options: Any = parse(ON_DEVICE.find("run").options, it["best"]["real"][4:], "")

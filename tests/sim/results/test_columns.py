@@ -68,7 +68,8 @@ def test_every_column_of_a_result_is_filled_by_some_run(tmp_path: Path) -> None:
     several = ["policy=lru", "hardware.gpus=2", "hardware.peer={gb_per_s: 20, latency_us: 10}"]
     mixed = ["policy=hobbit", "policy.weights=0.25/0.25/0.25/0.25", "limit=1"]
     above = ["policy=lru", "host_memory=25%", "hardware.disk.page_cache=2GB"]
-    for words in (["policy=gate_ahead", "scores=true"], ["policy=daop"], several, above, mixed):
+    bare = "bounds=false"
+    for words in (["policy=gate_ahead", "scores=true"], ["policy=daop", bare], several, [*above, bare], [*mixed, bare]):
         assert main(["run", "budget=50%", "limit=2", "hardware=h100", out, *words]) == 0
     busy = ["workload=online", "workload.rate=20", "workload.count=6", "workload.slo='ttft<=1s'", "kv=200MB"]
     assert main(["run", "policy=gate_ahead", "budget=50%", "hardware=h100", "limit=6", out, *busy]) == 0

@@ -32,12 +32,8 @@ def ns(events: list[dict[str, Any]]) -> int:
 @pytest.mark.parametrize(
     "words",
     [
-        ("policy=lru",),
-        ("policy=gate_ahead", "workload.batch=2"),
-        ("policy=fmoe", "warmup=1"),
         ("policy=promoe", "chunks=3"),
         ("policy=gate_ahead", "policy.latency_us=50", "policy.blocking=true"),
-        ("policy=lru", "hardware.software.layer_overhead_us=10"),
         ("policy=gate_ahead", "workload.batch=2", "hardware.link.lanes=3", "warmup=1"),
         ("policy=fiddler", "hardware.link.lanes=2", "hardware.host.workers=2", "warmup=1"),
         ("policy=daop", "warmup=1"),

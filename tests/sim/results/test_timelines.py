@@ -32,7 +32,7 @@ def on(thread: str, events: list[Event]) -> list[Event]:
 
 
 @pytest.mark.parametrize("kind", [LRU, Restless])
-@settings(EXAMPLES, max_examples=30)
+@settings(EXAMPLES, max_examples=18)
 @given(case=spread_cases(), overhead=st.sampled_from([0, 3]))
 def test_slices_of_each_gpu_add_up_to_its_accounts(kind: type[Policy], case: Case, overhead: int) -> None:
     setup = replace(case.setup, costs=replace(case.costs, layer_overhead_ns=overhead))

@@ -48,11 +48,15 @@ def html(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_alone(monkeypatch, "measured")
+
+
+def draw_alone(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Pictures take seconds: of those that a test is not about, a report says that they were not asked for."""
     real = draw._draw
 
     def drawn(name: str, caption: str, make: Callable[[], Any]) -> draw.Drawn:
-        if name.startswith("measured"):
+        if name.startswith(names):
             return real(name, caption, make)
         return draw.Drawn(name, caption, (), "not asked for")
 

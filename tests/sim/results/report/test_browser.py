@@ -85,9 +85,16 @@ def complaints(html: str, page: Path) -> list[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def whole(html: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """What a script sees of the page, by width."""
+    folder = tmp_path_factory.mktemp("whole")
+    return {width: probed(html, folder / f"{width}.html", width) for width in WIDTHS}
+
+
 @pytest.mark.parametrize("width", WIDTHS)
-def test_everything_fits_and_is_there(html: str, tmp_path: Path, width: int) -> None:
-    seen = probed(html, tmp_path / "page.html", width)
+def test_everything_fits_and_is_there(html: str, whole: dict[int, dict[str, Any]], width: int) -> None:
+    seen = whole[width]
     assert seen["needs"] <= seen["width"] <= width, "the page is wider than the window"
     assert seen["over"] == []
     assert seen["unscrollable"] == 0
@@ -103,8 +110,8 @@ def test_everything_fits_and_is_there(html: str, tmp_path: Path, width: int) -> 
         assert seen["hints"] == 0
 
 
-def test_a_head_sorts_within_its_groups(html: str, tmp_path: Path) -> None:
-    seen = probed(html, tmp_path / "page.html", 1280)
+def test_a_head_sorts_within_its_groups(html: str, whole: dict[int, dict[str, Any]]) -> None:
+    seen = whole[1280]
     groups = [place for place, name in enumerate(seen["before"]) if name.startswith("budget")]
     assert len(groups) == 2
     assert seen["sorted"] == "ascending"
@@ -145,8 +152,8 @@ def test_a_broken_page_is_found(html: str, tmp_path: Path) -> None:
     assert seen["needs"] > seen["width"]
 
 
-def test_no_screen_is_empty(html: str, tmp_path: Path) -> None:
-    height = probed(html, tmp_path / "probe.html", 1280)["height"]
+def test_no_screen_is_empty(html: str, whole: dict[int, dict[str, Any]], tmp_path: Path) -> None:
+    height = whole[1280]["height"]
     (tmp_path / "page.html").write_text(html)
     browse(tmp_path / "page.html", f"--window-size=1280,{height}", f"--screenshot={tmp_path / 'page.png'}")
     image = Image.open(tmp_path / "page.png").convert("L")

@@ -57,11 +57,12 @@ def test_both_axes_are_one(tmp_path: Path) -> None:
         assert axes.get_xlim() == axes.get_ylim()
         assert list(axes.get_xticks()) == list(axes.get_yticks())
         assert 3 <= len(axes.get_xticks()) <= 7
-    assert draw(document) == few_colours(pictures.png(pictures.measured(document), 100))
+    drawn = draw(document)
+    assert drawn == few_colours(pictures.png(pictures.measured(document), 100))
     file = tmp_path / "it.json"
     file.write_text(json.dumps(document))
     assert redraw([str(file)]) == 0
-    assert file.with_suffix(".png").read_bytes() == draw(document)
+    assert file.with_suffix(".png").read_bytes() == drawn
     with pytest.raises(UserError, match=r"no.json: "):
         redraw([str(tmp_path / "no.json")])
     file.write_text("{}")

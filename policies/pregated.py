@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from policies.api import LayerEvent, Schedule, Setup
+from policies.api import LayerEvent, Order, Schedule, Setup
 from policies.parts.mixed import Mixed, as_prefill
-from policies.parts.pools import Order, Pooled, Queue, Rank, Ranking, Stack
+from policies.parts.pools import Pooled, Queue, Rank, Ranking, Stack
 from policies.parts.ranges import between
 
 Cache = Literal["lru", "lfu", "lifo"]

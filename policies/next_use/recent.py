@@ -133,10 +133,19 @@ class Recent:
         start, stop, _ = layers.indices(len(self.age))
         found = self._parts.get((start, stop))
         if found is None:
-            scored = None if self.scored is None else self.scored[layers]
-            of_all = self.chosen, self._logs, self._shares, self._prior, self._ages, self._last, self.age
-            of_all += self._counts, self._rows, self.table[:, -1]
-            found = Part(*(array[layers] for array in of_all), scored)
+            found = Part(
+                chosen=self.chosen[layers],
+                logs=self._logs[layers],
+                shares=self._shares[layers],
+                prior=self._prior[layers],
+                ages=self._ages[layers],
+                last=self._last[layers],
+                age=self.age[layers],
+                counts=self._counts[layers],
+                rows=self._rows[layers],
+                score=self.table[layers, -1],
+                scored=None if self.scored is None else self.scored[layers],
+            )
             self._parts[start, stop] = found
         return found
 

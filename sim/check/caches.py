@@ -20,16 +20,17 @@ def assert_orders_hold(make: Callable[[Setup], Policy], routing: Routing, setup:
     if not alike(policy) or (orders := policy.orders(len(slots))) is None:
         return
     together = Caches(policy, policy.setup, FakeSignals(routing.signals), orders, slots)
-    alone = []
+    alone = list[WholeCore]()
     for n in slots:
         other = make(replace(setup, budget=n * size + own))
         alone.append(WholeCore(other, other.setup, FakeSignals(routing.signals)))
+    cores: list[Caches | WholeCore] = [together, *alone]
     for number, step in enumerate(routing.passes(), 1):
-        for core in (together, *alone):
+        for core in cores:
             core.step_begin(number, step.prefill, step.requests, step.parts, 0)
             for layer, demand in enumerate(step.demand):
                 core.gate_at_once(layer, demand, step.tokens[layer], COPY_NS, EXPERT_NS)
             core.step_end(0)
-    for n, core, hits in zip(slots, alone, together.hits().tolist(), strict=True):
-        if hits != [[row[COMPLETE] for row in rows] for rows in core.accounts.hits[:2]]:
+    for n, lone, hits in zip(slots, alone, together.hits().tolist(), strict=True):
+        if hits != [[row[COMPLETE] for row in rows] for rows in lone.accounts.hits[:2]]:
             raise AssertionError(f"its orders evict otherwise than it does alone, with {n} experts")

@@ -43,6 +43,6 @@ def _modules() -> dict[str, list[str]]:
     root = Path(policies.__path__[0])
     for path in root.rglob("*.py"):
         module = ".".join(("policies", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
-        for said in _SAYS.findall(path.read_text(encoding="utf-8")):
+        for said in _SAYS.findall(path.read_text(encoding="utf-8", errors="replace")):
             found.setdefault(said, []).append(module)
     return found

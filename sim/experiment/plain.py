@@ -33,8 +33,8 @@ KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 PATH = re.compile(r"[\w./-]+", re.ASCII)
 WORDS = {"null": None, "true": True, "false": False}
 VALUES: dict[re.Pattern[str], type] = {
-    re.compile(r"0|[1-9][0-9]{0,17}"): int,
-    re.compile(r"(0|[1-9][0-9]{0,14})\.[0-9]{1,15}"): float,
+    re.compile(r"-?(0|[1-9][0-9]{0,17})"): int,
+    re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,15}"): float,
     re.compile(r"(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?([KMGT]?i?B|%)"): str,
     re.compile(r"(?!(?i:null|true|false|inf|nan)$)[A-Za-z_]\w*", re.ASCII): str,
 }

@@ -27,10 +27,10 @@ SOME = [
     ],
 ]
 VALUES = (
-    "8GB 8GiB 1.5GB 50% 0 7 123456789012345678 0.5 10.25 true false null auto lru_layer _a B1 nano [1] [2GB,50%,null]"
+    "8GB 8GiB 1.5GB 50% 0 7 123456789012345678 0.5 10.25 -1 -0 -0.5 true null auto lru_layer nano [1] [2GB,50%,null]"
 )
 NOT_PLAIN = (
-    "08 1e3 -1 +1 1_0 .5 5. nan INF True NULL [ [] [1,] [[1,2],[a]] {a:1} 'a' a,b ${seed} a=b 8e5 a/b glob(l*) ??? 9"
+    "08 1e3 +1 1_0 .5 5. nan INF True NULL [ [] [1,] [[1,2],[a]] {a:1} 'a' a,b ${seed} a=b 8e5 a/b glob(l*) ??? 9"
     + "9" * 20
 )
 ODD = [

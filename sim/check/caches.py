@@ -24,12 +24,13 @@ def assert_orders_hold(make: Callable[[Setup], Policy], routing: Routing, setup:
     for n in slots:
         other = make(replace(setup, budget=n * size + own))
         alone.append(WholeCore(other, other.setup, FakeSignals(routing.signals)))
+    cores: list[Caches | WholeCore] = [together, *alone]
     for number, step in enumerate(routing.passes(), 1):
-        for core in (together, *alone):
+        for core in cores:
             core.step_begin(number, step.prefill, step.requests, step.parts, 0)
             for layer, demand in enumerate(step.demand):
                 core.gate_at_once(layer, demand, step.tokens[layer], COPY_NS, EXPERT_NS)
             core.step_end(0)
-    for n, core, hits in zip(slots, alone, together.hits().tolist(), strict=True):
-        if hits != [[row[COMPLETE] for row in rows] for rows in core.accounts.hits[:2]]:
+    for n, one, hits in zip(slots, alone, together.hits().tolist(), strict=True):
+        if hits != [[row[COMPLETE] for row in rows] for rows in one.accounts.hits[:2]]:
             raise AssertionError(f"its orders evict otherwise than it does alone, with {n} experts")

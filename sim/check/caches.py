@@ -20,7 +20,7 @@ def assert_orders_hold(make: Callable[[Setup], Policy], routing: Routing, setup:
     if not alike(policy) or (orders := policy.orders(len(slots))) is None:
         return
     together = Caches(policy, policy.setup, FakeSignals(routing.signals), orders, slots)
-    alone = list[WholeCore]()
+    alone = []
     for n in slots:
         other = make(replace(setup, budget=n * size + own))
         alone.append(WholeCore(other, other.setup, FakeSignals(routing.signals)))
@@ -31,6 +31,6 @@ def assert_orders_hold(make: Callable[[Setup], Policy], routing: Routing, setup:
             for layer, demand in enumerate(step.demand):
                 core.gate_at_once(layer, demand, step.tokens[layer], COPY_NS, EXPERT_NS)
             core.step_end(0)
-    for n, lone, hits in zip(slots, alone, together.hits().tolist(), strict=True):
-        if hits != [[row[COMPLETE] for row in rows] for rows in lone.accounts.hits[:2]]:
+    for n, one, hits in zip(slots, alone, together.hits().tolist(), strict=True):
+        if hits != [[row[COMPLETE] for row in rows] for rows in one.accounts.hits[:2]]:
             raise AssertionError(f"its orders evict otherwise than it does alone, with {n} experts")

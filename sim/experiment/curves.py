@@ -140,7 +140,7 @@ def _least(cell: Cell) -> int:
 
 def _together(at: Sequence[Cell]) -> dict[int, tuple[list[int], list[int]]]:
     """Lookups and hits by budget, of a policy that needs one replay for all; else nothing."""
-    found = {}
+    found: dict[int, tuple[list[int], list[int]]] = {}
     for first in range(0, len(at), AT_ONCE):
         budgets = [it.setup.budget for it in at[first : first + AT_ONCE]]
         replayed = hits_of(at[-1], make_policy(at[-1], recall=Lessons(at[-1])), budgets)

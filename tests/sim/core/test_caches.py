@@ -38,13 +38,14 @@ def test_each_holds_what_it_would_alone(kind: type[Policy], longest: int) -> Non
     rng, slots = np.random.default_rng(longest), [1, 2, 3, 4, 5, 7, 9, 11, L * E]
     together = caches(kind(setup()), slots)
     alone = [WholeCore(policy := kind(setup(n)), policy.setup, signals()) for n in slots]
+    cores: list[Any] = [together, *alone]
     streamed = 0
     for number in range(1, 60):
         prefill = number % 5 == 0
         if number == 20:
-            for core in (together, *alone):
+            for core in cores:
                 core.measure_from(0)
-        for core in (together, *alone):
+        for core in cores:
             core.step_begin(number, prefill, (0,), [(number, 1)], 0)
         for layer in range(L):
             demand = (layer * E + rng.permutation(E)[: rng.integers(1, E + 1)]).tolist()
@@ -74,9 +75,9 @@ class Looks(LFU):
 
 def test_who_may_see_a_cache_has_none_beside_it() -> None:
     watched = LFU(setup())
-    watched.on_evict = print  # type: ignore[method-assign, assignment]
+    vars(watched)["on_evict"] = print
     told = LFRU(setup())
-    told.on_gate = print  # type: ignore[method-assign, assignment]
+    vars(told)["on_gate"] = print
     for policy in (Looks(setup()), LFUInCache(setup()), LRU(setup()), LFU(setup(), scope="layer"), watched, told):
         assert policy.orders(2) is None
 

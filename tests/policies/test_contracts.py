@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> 
 @turns(some(EVERY, 2, 1), 6)
 def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed: int) -> None:
     assert_keeps_the_rules(variant, seed)
+
+
+def test_every_variant_has_its_turn() -> None:
+    """With one of the two laws above; and each seed with the defaults of every other policy."""
+    assert {*some(EVERY, 2, 0), *some(EVERY, 2, 1)} == {*EVERY}
+    seeds = [{seed for variant, seed in in_turn(FIRST, 6) if variant == first} for first in FIRST]
+    assert all(one | other == set(range(6)) and len(one) == 3 for one, other in pairwise(seeds))
 
 
 @pytest.mark.parametrize("variant", [*FIRST, *MIXED], ids=str)

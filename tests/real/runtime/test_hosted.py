@@ -50,7 +50,7 @@ def test_logits_do_not_depend_on_who_computes(family: str, dtype: Any, policy: A
     plain = Rig(Offloaded(tiny(family).to(dtype), CPU))
     given: dict[str, Any] = {"prompts": PROMPTS[4:], "new_tokens": (4, 3), "batch": 2}
     expected = serve(plain, All, plain.experts, **given).check()
-    for held in (2, plain.experts // 2):
+    for held in (2,) if dtype is torch.float32 else (plain.experts // 2,):
         ran = serve(hosted(plain, 2), policy, held, **given).check()
         assert placed(ran), policy
         assert ran.same_logits(expected), policy

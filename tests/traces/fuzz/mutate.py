@@ -20,7 +20,7 @@ from traces import Trace, UserError, open_trace
 from traces.importers import Options
 from traces.importers.cli import importers
 
-SHORT = 100
+SHORT = 60
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))
 FUZZ = settings(
     max_examples=EXAMPLES,

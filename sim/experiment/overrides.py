@@ -97,7 +97,8 @@ def _store(group: str, path: Path) -> str:
         if not isinstance(node, dict) or not all(isinstance(key, str) for key in node) or "defaults" in node:
             raise UserError(f"{group}={path}: a mapping of {group} keys is wanted")
         OmegaConf.create(node)
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, OmegaConfBaseException, RecursionError) as error:
+        # YAML says 2026-13-01 by a ValueError, a !!timestamp that is none by an AttributeError
         raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
     return _known(group, text, node, path)
 

@@ -7,7 +7,6 @@ mistake too, is left to Hydra (:mod:`sim.experiment.by_hydra`); the tests hold o
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def composed_plainly(words: Sequence[str]) -> Node | None:
     """What Hydra composes of ``conf/`` and the words; None where one of them, or a file, is not plain."""
     try:
         return _composed(words)
-    except (_NotPlainError, OSError):
+    except (_NotPlainError, OSError, ValueError):  # ValueError: of a path that no file can have
         return None
 
 
@@ -121,25 +120,31 @@ def _chosen(group: str, name: str) -> Node:
 
 def _file(path: Path, package: str | None) -> Node:
     """What a file says, the caller's own."""
-    stamp = path.stat()
-    said, content = _read(path, stamp.st_mtime_ns, stamp.st_size)
+    said, content = _read(path.read_text(encoding="utf-8"))
     if said != package:
         raise _NotPlainError
-    return deepcopy(content)
+    found: Node = _copied(content)
+    return found
+
+
+def _copied(node: Any) -> Any:
+    """The same, where what YAML's aliases repeat stands at each place for itself, as in Hydra's."""
+    if isinstance(node, dict):
+        return {key: _copied(value) for key, value in node.items()}
+    return [*map(_copied, node)] if isinstance(node, list) else node
 
 
 @cache
-def _read(path: Path, _changed_ns: int, _size: int) -> tuple[str | None, Node]:
-    """A file's ``@package``, and its content; it may change while a notebook runs."""
+def _read(text: str) -> tuple[str | None, Node]:
+    """A file's ``@package``, and its content. By its text: a file may change while a notebook runs, or its folder."""
     found: Any = None
     try:
-        text = path.read_text(encoding="utf-8")
         loader = SafeLoader(text)
         node = loader.get_single_node()
         if node is not None and not _is_twice(node):
             found = loader.construct_document(node)
         plain = isinstance(found, dict) and all(map(_is_plain, _leaves(found)))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError):  # as YAML has it of 2026-13-01, say
         plain = False
     if not plain:
         raise _NotPlainError

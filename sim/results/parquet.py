@@ -43,7 +43,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], **nullable: str) 
 def _column(values: Sequence[Any], nullable: str | None) -> tuple[Any, str, str]:
     """The values in Arrow, and the names of their type. Of buffers, since ``pyarrow.array`` imports pandas."""
     if nullable is not None:
-        data = np.array([0 if value is None else value for value in values], NULLABLE[nullable])
+        data = np.array([0 if value is None else value for value in values]).astype(NULLABLE[nullable], casting="safe")
         there = np.packbits([value is not None for value in values], bitorder="little")
         mask = pa.py_buffer(there) if None in values else None
         return _array(data, mask), str(data.dtype), nullable

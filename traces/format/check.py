@@ -83,8 +83,8 @@ def check_rows(arrays: dict[str, Array], n_experts: int, first_row: int = 0) -> 
         past = layers + distances + 1 >= ahead.shape[1]
         if (ahead[:, past] != absent).any():
             refuse("gate_ahead", past[..., None] & (ahead != absent), "absent past the last layer")
-    weights, ids = arrays.get("expert_weights"), arrays.get("expert_ids")
-    if weights is not None and ids is not None and not _surely_weights(weights, ids, absent):
+    weights = arrays.get("expert_weights")
+    if weights is not None and not _surely_weights(weights, ids := arrays["expert_ids"], absent):
         refuse("expert_weights", ~(np.isfinite(weights) & (weights >= 0)), "finite, at least 0")
         rises = np.zeros(weights.shape, bool)
         rises[..., 1:] = weights[..., 1:] > weights[..., :-1]

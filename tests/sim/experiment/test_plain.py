@@ -1,15 +1,18 @@
 """What is composed without Hydra is what Hydra composes, and what is not plain is left to it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from sim.experiment.by_hydra import compose_words, to_dict
+from sim.experiment.compose import composed
 from sim.experiment.overrides import parse, value_word
 from sim.experiment.plain import GROUPS, PACKAGES, _chosen, _value, composed_plainly
 from traces.kit import conf
+from traces.kit.errors import UserError
 
 ALL = [[f"{group}={name}"] for group in (*GROUPS, *PACKAGES) for name in sorted(conf.names(group))]
 SOME = [
@@ -72,8 +75,35 @@ def test_a_profiles_file_is_what_hydra_composes(tmp_path: Path) -> None:
     assert (found["model"]["name"], found["hardware"]["name"]) == ("mine", "mine")
     assert json.dumps(found) == by_hydra([*words, "hardware.link.depth=2"])
     assert composed_plainly([f"hardware={tmp_path}/nosuch.yaml"]) is None
+    assert composed_plainly(["hardware=a\0.yaml"]) is None
+    assert composed_plainly(["hardware=\ud800.yaml"]) is None
     (tmp_path / "config.yaml").mkdir()
     assert composed_plainly([f"model={tmp_path}/config.yaml"]) is None
+
+
+def test_what_an_alias_repeats_is_of_each_place_its_own(tmp_path: Path) -> None:
+    (tmp_path / "h.yaml").write_text("name: mine\nlink: &same {depth: 1}\npeer: *same\n")
+    words = [f"hardware={tmp_path}/h.yaml", "hardware.link.depth=2"]
+    assert json.dumps(composed_plainly(words)) == by_hydra(words)
+
+
+def test_a_day_that_there_is_not_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "h.yaml").write_text("name: 2026-13-02")
+    with pytest.raises(UserError, match=r"h\.yaml: not a profile in YAML: month"):
+        composed([f"hardware={tmp_path}/h.yaml"])
+
+
+def test_a_file_of_the_same_name_and_age_is_read_in_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "h.yaml").write_text(f"name: {name}\n")
+        os.utime(tmp_path / name / "h.yaml", (0, 0))
+        monkeypatch.chdir(tmp_path / name)
+        found = composed_plainly(["hardware=h.yaml"])
+        assert found is not None
+        assert found["hardware"]["name"] == name
 
 
 @pytest.mark.ci
@@ -98,9 +128,9 @@ def test_a_plain_value_is_read_as_in_hydras_grammar(value: str) -> None:
 
 @pytest.mark.parametrize("path", ["a", "1e3", "null", "8GB", "./x", "/tmp/a-b.c", "-x", ".", "007", "true"])
 def test_a_trace_is_a_text_whatever_it_looks_like(path: str) -> None:
-    composed = composed_plainly([f"trace={path}"])
-    assert composed is not None
-    assert composed["trace"] == parse(value_word("trace", path)).value() == path
+    found = composed_plainly([f"trace={path}"])
+    assert found is not None
+    assert found["trace"] == parse(value_word("trace", path)).value() == path
 
 
 @pytest.mark.parametrize(
@@ -121,6 +151,8 @@ def test_no_key_is_plain_twice() -> None:
         "a: ???",
         "a: 1e-3",
         "a: 2026-12-02",
+        "a: 2026-13-02",
+        "a: !!timestamp b",
         "a: 1\na: 2",
         "a: {b: 1, b: 2}",
         "a: &b {c: 1}\nd: {<<: *b}",

@@ -30,3 +30,8 @@ def test_pandas_reads_what_it_would_have_written(count: int, tmp_path: Path) -> 
 def test_nothing_else_is_written(value: object, tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_table(tmp_path / "it.parquet", [{"n": value}])
+
+
+def test_no_whole_number_is_made_of_another(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_table(tmp_path / "it.parquet", [{"some": 1.5}, {"some": None}], some="Int64")

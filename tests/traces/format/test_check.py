@@ -71,3 +71,8 @@ def test_weights_are_finite_and_fall_and_none_is_of_an_absent_expert(weights: li
     error = refused(expert_ids=ids, expert_weights=rows)
     assert (error is None) == (said is None)
     assert said is None or f"row 0, layer 1, {said}" in str(error)
+
+
+def test_weights_are_not_passed_over_where_nobody_is_named() -> None:
+    with pytest.raises(KeyError):
+        refused(expert_weights=np.full((1, L, K), np.nan, np.float16))

@@ -33,7 +33,7 @@ def _of(module: str) -> Iterator[type[Policy]]:
     return (item for item in known if is_policy(item) and item.__module__ == module)
 
 
-_SAYS = re.compile(r'^    name(?:: str)? = "(\w+)"', re.MULTILINE)
+_SAYS = re.compile(r"""^[ \t]+name(?:: *[^=\n]+?)? *= *["'](\w+)["']""", re.MULTILINE)
 
 
 @cache

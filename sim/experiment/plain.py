@@ -69,7 +69,9 @@ def _composed(words: Sequence[str]) -> Node:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node or (isinstance(node[last], dict | list) and value != "null"):
             raise _NotPlainError
-        node[last] = value if key == "trace" and PATH.fullmatch(value) else _value(value)
+        if key == "trace" and not PATH.fullmatch(value):  # a text, be it [1]
+            raise _NotPlainError
+        node[last] = value if key == "trace" else _value(value)
     return composed
 
 

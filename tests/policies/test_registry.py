@@ -1,10 +1,12 @@
 """Policies are found by themselves, and built from strictly checked parameters, or are refused by name."""
 
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import policies
 from policies import ours, registry
 from policies.api import Policy
 from policies.lru import LRU
@@ -42,6 +44,13 @@ def test_each_is_found_without_the_others(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(ours, "_modules", lambda: {"lru": ["policies.lru", "policies.lfu"], "lfu": ["policies.lru"]})
     assert [ours.named("lru"), ours.named("lfu")] == [None, None], "nobody guesses"
     assert registry.find("lru") is LRU
+
+
+@pytest.mark.parametrize("said", ["name = 'lru'", 'name: ClassVar[str] = "lru"', 'name="lru"'])
+def test_a_name_is_seen_however_it_is_written(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text(f"class A:\n    {said}\n")
+    monkeypatch.setattr(policies, "__path__", [str(tmp_path)])
+    assert ours._modules.__wrapped__() == {"lru": ["policies.a"]}, "of two that say one name neither is taken"
 
 
 def test_another_package_adds_one(theirs: Theirs) -> None:

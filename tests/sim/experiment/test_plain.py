@@ -52,6 +52,7 @@ ODD = [
     "model=./my.yaml",
     "host=null",
     "trace=a b",
+    "trace=[1]",
     "trace=",
 ]
 

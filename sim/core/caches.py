@@ -123,6 +123,8 @@ class Caches(Core):
         super().__init__(policy, setup, signals)
         if not alike(policy):
             raise CoreError(f"policy {policy.name} does not see the same whatever the cache")
+        if len(orders) != len(slots):
+            raise CoreError(f"policy {policy.name} has {len(orders)} orders for {len(slots)} caches")
         self._free = bytearray(b"\1" * setup.n_all)
         kinds = 2 * setup.n_layers  # in prefill, then in decode
         self.lookups = [0] * kinds

@@ -97,3 +97,11 @@ def test_what_prefetches_or_keeps_is_refused() -> None:
     core.step_begin(1, False, (0,), [(0, 1)], 0)
     with pytest.raises(PrefetchingError):
         core.gate_at_once(0, [1], [1], 6, 1)
+
+
+def test_orders_are_as_many_as_were_asked_for() -> None:
+    policy = LFU(setup())
+    orders = policy.orders(3)
+    assert orders is not None
+    with pytest.raises(CoreError, match="lfu has 3 orders for 2 caches"):
+        Caches(policy, policy.setup, signals(), orders, [4, 5])

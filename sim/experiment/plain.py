@@ -151,6 +151,8 @@ def _read(text: str) -> tuple[str | None, Node]:
     if not plain:
         raise _NotPlainError
     said = HEADER.findall(text)
+    if said and (len(said) > 1 or not HEADER.match(text.lstrip())):  # Hydra reads it at the top alone
+        raise _NotPlainError
     return said[0].strip() if said else None, found
 
 

@@ -182,3 +182,18 @@ def test_a_file_that_is_not_plain_is_left_to_hydra(text: str, tmp_path: Path, mo
     assert composed_plainly([]) != first
     own.write_text(text)  # while a notebook runs, say
     assert composed_plainly([]) is None
+
+
+@pytest.mark.parametrize("text", ["name: own\n# @package hardware\n", "# @package hardware\n# @package b\nname: own\n"])
+def test_a_package_is_said_once_and_at_the_top(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for group in GROUPS:
+        (tmp_path / group).symlink_to(conf.FOLDER / group)
+    (tmp_path / "config.yaml").symlink_to(conf.FOLDER / "config.yaml")
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/own.yaml").write_text(text)
+    monkeypatch.setattr(conf, "FOLDER", tmp_path)
+    assert composed_plainly(["host=own"]) is None
+    (tmp_path / "host/own.yaml").write_text("\n# @package hardware\nname: own\n")
+    found = composed_plainly(["host=own"])
+    assert found is not None
+    assert found["hardware"]["name"] == "own"

@@ -27,8 +27,8 @@ from traitlets.config import Config
 from traces.kit.drawing import few_colours
 
 HERE = Path(__file__).resolve().parent
-SECONDS = 240
-"""For a whole notebook."""
+SECONDS = 600
+"""For a whole notebook: four times what the longest takes on two quiet cores. Beyond it, it hangs."""
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 STYLED = re.compile(r"\bT_[0-9a-f]{5}\b|\bT_[0-9a-f]{5}(?=_)")

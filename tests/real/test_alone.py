@@ -81,7 +81,9 @@ def test_a_resolved_grid_gives_the_same_decisions(tmp_path: Path, capsys: pytest
         assert row["replay"]["agrees"]
         assert mine["replay"]["agrees"]
         assert mine["simulated_digest"] == row["simulated_digest"]
-        assert mine["errors"]["hit_complete"] == row["errors"]["hit_complete"]
+        # What a device hits goes by when its computes end, too, where an event takes slots of its own experts.
+        simulated = [it["errors"]["hit_complete"]["simulated"] for it in (mine, row)]
+        assert simulated[0] == simulated[1]
 
 
 @pytest.mark.ci

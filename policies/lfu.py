@@ -74,10 +74,7 @@ class LFRU(Pooled[Scores]):
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
         n = setup.n_layers * setup.n_experts
         self.count, self.last, self.event = np.zeros(n), np.zeros(n), 0
-        self.scored, self.scores = (
-            (-1, 0),
-            self.count,
-        )  # (event, first expert) that were last asked for, and their scores
+        self.scored, self.scores = (-1, 0), self.count  # (event, first expert) last asked for, and what they score
 
     def score(self, experts: slice) -> Reals:
         if self.scored != (asked := (self.event, experts.start)):

@@ -17,7 +17,7 @@ from traces.kit.errors import UserError
 ALL = [[f"{group}={name}"] for group in (*GROUPS, *PACKAGES) for name in sorted(conf.names(group))]
 SOME = [
     ["policy=fmoe", "policy.search_us=2.50", "policy.eviction=lru", "hardware=rtx_3090_x2", "placement=layers"],
-    ["model=tiny-moe", "model.dtype=fp8", "host=ddr4_4ch", "hardware.host.cpu_threads=8", "trace=/tmp/a-b_c.d/1e3"],
+    ["model=tiny-moe", "model.dtype=fp8", "host=ddr4_4ch", "hardware.host.cpu_threads=8", "trace=/a-b_c.d/1e3"],
     [
         "workload=online",
         "workload.rate=0.5",
@@ -127,7 +127,7 @@ def test_a_plain_value_is_read_as_in_hydras_grammar(value: str) -> None:
     assert (type(found), found) == (type(parse(f"key={value}").value()), parse(f"key={value}").value())
 
 
-@pytest.mark.parametrize("path", ["a", "1e3", "null", "8GB", "./x", "/tmp/a-b.c", "-x", ".", "007", "true"])
+@pytest.mark.parametrize("path", ["a", "1e3", "null", "8GB", "./x", "/a-b.c/d", "-x", ".", "007", "true"])
 def test_a_trace_is_a_text_whatever_it_looks_like(path: str) -> None:
     found = composed_plainly([f"trace={path}"])
     assert found is not None
